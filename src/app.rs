@@ -1,0 +1,313 @@
+//! What the gateway is while it serves: config, contracts, policies and clients, checked and joined at start. Holds no
+//! behaviour of its own but the joining.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use parking_lot::RwLock;
+use sqlx::PgPool;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    audit::Recorder,
+    config::{self, Config, Credential},
+    contracts::{self, Catalog, Contract},
+    diagnostics::{Finding, SourceFile},
+    keys::KnownKeys,
+    killswitch::{KillSwitch, KillSwitches},
+    parked::{Resuming, Waiters},
+    policy::{self, Policies},
+    redaction::Marks,
+    runs::Runs,
+    secrets::Keyring,
+    store::{self, StoreError},
+    upstream::{self, Upstream},
+};
+
+/// One tool as calls need it: names as shared texts, and what may be recorded of its arguments.
+#[derive(Debug)]
+pub struct Tool {
+    /// The contract.
+    pub contract: Arc<Contract>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its API.
+    pub api: Arc<str>,
+    /// The contract's digest.
+    pub digest: Arc<str>,
+    /// Which of its arguments are sensitive.
+    pub marks: Marks,
+}
+
+/// An API's client and what the gateway adds to every request.
+pub struct ApiClient {
+    /// The connections.
+    pub upstream: Upstream,
+    /// What lets the call in.
+    pub credential: Option<Credential>,
+}
+
+/// Contracts and policies as they were found to fit the config and each other.
+pub struct Rules {
+    /// The contracts.
+    pub catalog: Catalog,
+    /// The policies.
+    pub policies: Policies,
+}
+
+/// Everything a call needs.
+pub struct App {
+    /// The config.
+    pub config: Config,
+    /// Routes from requests to contracts.
+    pub catalog: Catalog,
+    /// Tools by name.
+    pub tools: HashMap<String, Arc<Tool>>,
+    /// The policies.
+    pub policies: Policies,
+    /// The policies' digest.
+    pub policy_digest: Arc<str>,
+    /// The clients of the APIs.
+    pub apis: HashMap<Arc<str>, ApiClient>,
+    /// Derived keys.
+    pub keyring: Keyring,
+    /// API keys in force.
+    pub keys: RwLock<Arc<KnownKeys>>,
+    /// What is halted.
+    pub kill_switches: KillSwitches,
+    /// Open runs.
+    pub runs: Runs,
+    /// The way to the records.
+    pub recorder: Recorder,
+    /// For reading.
+    pub pool: PgPool,
+    /// Whoever waits for a parked call.
+    pub waiters: Waiters,
+    /// Approved calls that are being taken up.
+    pub resuming: Resuming,
+    /// Everything under way, which shutdown waits for.
+    pub tasks: TaskTracker,
+    /// True once no new call is taken.
+    pub stopping: AtomicBool,
+}
+
+/// Why the gateway could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The master secret.
+    #[error(transparent)]
+    Secret(#[from] crate::secrets::SecretError),
+    /// An API's client.
+    #[error("the client of API {api}: {reason}")]
+    Upstream {
+        /// The API.
+        api: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A kill switch that is kept cannot be understood, and must not be ignored.
+    #[error("a kill switch in the database cannot be read: {0}")]
+    KillSwitch(String),
+    /// The tables are older or newer than this program.
+    #[error(
+        "the database is at migration {found}, this program needs {needed}: give database.external.owner_url so that it can migrate, or run the matching version"
+    )]
+    Migrations {
+        /// What stands there.
+        found: i32,
+        /// What is needed.
+        needed: i32,
+    },
+}
+
+/// Reads contracts and policies and holds them against the config and each other. The findings hold every problem and
+/// every note; the rules come back only when there is no problem.
+pub fn load_rules(config: &Config, files: &RuleFiles) -> (Option<Rules>, Vec<Finding>) {
+    let apis = config.apis.keys().map(ToString::to_string).collect();
+    let (catalog, mut findings) = contracts::load(&files.tools, &apis);
+    let world = policy::World {
+        tools: catalog
+            .iter()
+            .map(|contract| policy::ToolShape {
+                name: &contract.name,
+                api: &contract.api,
+                consequence: contract.consequence,
+                input: &contract.input,
+            })
+            .collect(),
+        agents: config
+            .agents
+            .values()
+            .map(|agent| policy::AgentShape {
+                name: agent.name.to_string(),
+                groups: agent.groups.clone(),
+            })
+            .collect(),
+        operators: config
+            .operators
+            .iter()
+            .map(|(name, operator)| policy::OperatorShape {
+                name: name.to_string(),
+                roles: operator.roles.clone(),
+            })
+            .collect(),
+        tiers: config
+            .tiers
+            .iter()
+            .map(|(name, tier)| policy::TierShape {
+                name: name.to_string(),
+                role: tier.role.clone(),
+            })
+            .collect(),
+        apis: config.apis.keys().map(ToString::to_string).collect(),
+    };
+    let (policies, more) = policy::load(&files.policies, &world);
+    findings.extend(more);
+    let wrong = findings.iter().any(|finding| !finding.note);
+    let rules = match policies {
+        Some(policies) if !wrong => Some(Rules { catalog, policies }),
+        _ => None,
+    };
+    (rules, findings)
+}
+
+/// The texts of contracts and policies.
+pub struct RuleFiles {
+    /// `*.yaml`.
+    pub tools: Vec<SourceFile>,
+    /// `*.cedar`.
+    pub policies: Vec<SourceFile>,
+}
+
+impl RuleFiles {
+    /// Reads the directories that the config names.
+    ///
+    /// # Errors
+    /// When one cannot be read or is empty.
+    pub fn read(config: &Config) -> Result<Self, String> {
+        Ok(Self {
+            tools: config::read_directory(&config.tools, "yaml")?,
+            policies: config::read_directory(&config.policies, "cedar")?,
+        })
+    }
+}
+
+impl App {
+    /// Joins everything. The recorder must have been started on the same database.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn new(
+        config: Config,
+        rules: Rules,
+        pool: PgPool,
+        recorder: Recorder,
+    ) -> Result<Self, StartError> {
+        let keyring = Keyring::new(&config.master_secret)?;
+        let apis = clients(&config)?;
+        let mut connection = pool.acquire().await.map_err(StoreError::from)?;
+        let found = store::provision::schema_version(&mut connection).await?;
+        let needed = store::provision::newest_version();
+        if found != needed {
+            return Err(StartError::Migrations { found, needed });
+        }
+        let policy_digest: Arc<str> = rules.policies.digest().into();
+        store::audit::keep_version(
+            &mut connection,
+            "policies",
+            "policies",
+            &policy_digest,
+            rules.policies.canonical(),
+        )
+        .await?;
+        let mut tools = HashMap::new();
+        for contract in rules.catalog.iter() {
+            store::audit::keep_version(
+                &mut connection,
+                "contract",
+                &contract.name,
+                &contract.digest,
+                &contract.canonical,
+            )
+            .await?;
+            tools.insert(
+                contract.name.clone(),
+                Arc::new(Tool {
+                    name: contract.name.as_str().into(),
+                    api: contract.api.as_str().into(),
+                    digest: contract.digest.as_str().into(),
+                    marks: Marks::of(&contract.input),
+                    contract: Arc::clone(contract),
+                }),
+            );
+        }
+        let held = store::kill_switches::active(&mut connection)
+            .await?
+            .iter()
+            .map(KillSwitch::from_row)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(StartError::KillSwitch)?;
+        let keys = KnownKeys::new(store::keys::all(&mut connection).await?);
+        drop(connection);
+        Ok(Self {
+            catalog: rules.catalog,
+            tools,
+            policies: rules.policies,
+            policy_digest,
+            apis,
+            keyring,
+            keys: RwLock::new(Arc::new(keys)),
+            kill_switches: KillSwitches::new(held),
+            runs: Runs::new(recorder.clone(), pool.clone()),
+            recorder,
+            pool,
+            waiters: Waiters::default(),
+            resuming: Resuming::default(),
+            tasks: TaskTracker::new(),
+            stopping: AtomicBool::new(false),
+            config,
+        })
+    }
+}
+
+fn clients(config: &Config) -> Result<HashMap<Arc<str>, ApiClient>, StartError> {
+    let mut clients = HashMap::new();
+    for (name, api) in &config.apis {
+        let wrong = |reason: String| StartError::Upstream {
+            api: name.to_string(),
+            reason,
+        };
+        let base =
+            upstream::Base::parse(&api.base_url).map_err(|error| wrong(error.to_string()))?;
+        let tls = if base.https {
+            Some(
+                upstream::tls_config(api.ca_file.as_deref())
+                    .map_err(|error| wrong(error.to_string()))?,
+            )
+        } else {
+            None
+        };
+        let upstream = Upstream::new(upstream::UpstreamSettings {
+            base,
+            connect_timeout: api.connect_timeout,
+            idle_timeout: api.idle_timeout,
+            max_idle: api.max_connections,
+            max_connections: api.max_connections,
+            tls,
+        })
+        .map_err(|error| wrong(error.to_string()))?;
+        clients.insert(
+            Arc::clone(name),
+            ApiClient {
+                upstream,
+                credential: api.credential.clone(),
+            },
+        );
+    }
+    Ok(clients)
+}

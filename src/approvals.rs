@@ -1,0 +1,543 @@
+//! Deciding on parked calls: who may vote, what a vote is on, and when enough people have spoken. One person counts once,
+//! and for one tier.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::FutureExt as _;
+use serde_json::{Value, json};
+
+use crate::{
+    app::App,
+    audit::ActError,
+    call::Consequence,
+    clock,
+    entry::{Entry, Kind, Outcome},
+    ids::{ApprovalId, CallId},
+    killswitch::Target,
+    parked::{self, Sealed},
+    policy::{ApprovalFacts, OperatorAction, OperatorContext, OperatorResource},
+    reason::{Reason, Refusal},
+    store::{
+        self, StoreError,
+        approvals::{ApprovalRow, TierRow, VoteRow},
+    },
+};
+
+/// What an operator says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vote {
+    /// Execute it.
+    Approve,
+    /// Do not.
+    Deny,
+}
+
+impl Vote {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Approve => "approve",
+            Self::Deny => "deny",
+        }
+    }
+
+    const fn action(self) -> OperatorAction {
+        match self {
+            Self::Approve => OperatorAction::Approve,
+            Self::Deny => OperatorAction::Deny,
+        }
+    }
+}
+
+/// An approval with everything an approver is shown.
+#[derive(Debug)]
+pub struct Shown {
+    /// As it is kept.
+    pub row: ApprovalRow,
+    /// The tiers it waits in.
+    pub tiers: Vec<TierRow>,
+    /// Who has voted.
+    pub votes: Vec<VoteRow>,
+    /// The real arguments; gone once the call has ended.
+    pub arguments: Option<Value>,
+    /// The agent's justification: the agent's words, not a fact.
+    pub words: Option<String>,
+    /// What the run is for.
+    pub purpose: Option<String>,
+}
+
+/// Reads an approval as an approver is shown it.
+///
+/// # Errors
+/// When the database is away.
+pub async fn shown(app: &App, row: ApprovalRow) -> Result<Shown, StoreError> {
+    let mut connection = app.pool.acquire().await?;
+    let tiers = store::approvals::tiers(&mut connection, &row.approval_id).await?;
+    let votes = store::approvals::votes(&mut connection, &row.approval_id).await?;
+    let call = store::calls::find(&mut connection, &row.call_id).await?;
+    drop(connection);
+    let sealed = call
+        .and_then(|call| call.sealed)
+        .and_then(|sealed| app.keyring.open(&row.call_id, &sealed).ok())
+        .and_then(|plain| serde_json::from_slice::<Sealed>(&plain).ok());
+    let purpose = match row.run_id.parse() {
+        Ok(run) => app
+            .runs
+            .find(&run)
+            .await
+            .ok()
+            .flatten()
+            .map(|run| run.purpose.clone()),
+        Err(_) => None,
+    };
+    let (arguments, words) = match sealed {
+        Some(sealed) => (Some(Value::Object(sealed.arguments)), sealed.words),
+        None => (None, None),
+    };
+    Ok(Shown {
+        row,
+        tiers,
+        votes,
+        arguments,
+        words,
+        purpose,
+    })
+}
+
+/// One decision of one operator.
+#[derive(Debug)]
+pub struct Ballot {
+    /// Who.
+    pub operator: Arc<str>,
+    /// What.
+    pub vote: Vote,
+    /// Digest of what they were shown.
+    pub digest: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What became of a vote.
+#[derive(Debug)]
+enum Counted {
+    /// More people are needed.
+    Waiting,
+    /// Enough: the call goes on.
+    Approved,
+    /// The call ends.
+    Denied,
+    /// The state had changed before.
+    TooLate { state: String },
+    /// It ran out of time before.
+    Overdue,
+    /// Its clock is stopped.
+    Frozen,
+    /// This person has voted already.
+    Again,
+    /// It is not what the operator saw.
+    Stale,
+}
+
+/// Counts an operator's vote. When it is the last one needed, the call goes on by itself.
+///
+/// # Errors
+/// A refusal: not found, not allowed, stale, too late, halted, or the database is away.
+pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRow, Refusal> {
+    let row = find(app, id).await?;
+    let tiers = eligible(app, &row, &ballot).await?;
+    if ballot.digest != row.digest {
+        return Err(stale());
+    }
+    if ballot.vote == Vote::Approve
+        && let Some(kill_switch) = halted(app, &row)
+    {
+        let mut refusal = Refusal::new(
+            Reason::Halted,
+            "A kill switch covers this call, so it cannot be approved now; its time stands still. Resume first, or deny it.",
+        );
+        refusal.kill_switch = Some(kill_switch);
+        return Err(refusal);
+    }
+    let call: CallId = row.call_id.parse().map_err(|_not_an_id| {
+        Refusal::new(
+            Reason::Internal,
+            "The approval names no valid call; tell an operator.",
+        )
+    })?;
+    let counted = count(app, &row, &call, tiers, ballot).await?;
+    match counted {
+        Counted::Waiting => {}
+        Counted::Approved => {
+            let app = Arc::clone(app);
+            app.tasks.clone().spawn(crate::pipeline::resume(app, call));
+        }
+        Counted::Denied => app.waiters.wake(&call),
+        Counted::Overdue => {
+            // Nobody has come by to say so yet.
+            let _ =
+                parked::end_unsent(&app.recorder, &app.waiters, &row, Outcome::Expired, EXPIRED)
+                    .await;
+            return Err(Refusal::new(
+                Reason::ApprovalExpired,
+                "This approval has expired; the call was not executed and cannot be any more.",
+            ));
+        }
+        Counted::TooLate { state } => {
+            return Err(Refusal::new(
+                Reason::Conflict,
+                format!("This approval is {state} already; nothing was changed."),
+            ));
+        }
+        Counted::Frozen => {
+            return Err(Refusal::new(
+                Reason::Halted,
+                "A kill switch covers this call, so it cannot be approved now; its time stands still. Resume first, or deny it.",
+            ));
+        }
+        Counted::Again => {
+            return Err(Refusal::new(
+                Reason::Conflict,
+                "You have voted on this approval already; one person counts once.",
+            ));
+        }
+        Counted::Stale => return Err(stale()),
+    }
+    find(app, id).await
+}
+
+/// What an expired call says.
+pub const EXPIRED: &str =
+    "NOT executed. Nobody approved the call in time. Make it again if it is still wanted.";
+
+fn stale() -> Refusal {
+    Refusal::new(
+        Reason::StaleDigest,
+        "The digest is not that of this approval: read it again and decide on what it shows.",
+    )
+}
+
+/// The approval of that id.
+///
+/// # Errors
+/// `not_found`, or the database is away.
+pub async fn find(app: &App, id: &str) -> Result<ApprovalRow, Refusal> {
+    let unknown = || Refusal::new(Reason::NotFound, "There is no approval of this id.");
+    if id.parse::<ApprovalId>().is_err() {
+        return Err(unknown());
+    }
+    let away = |error: StoreError| {
+        tracing::warn!(%error, "an approval could not be read");
+        Refusal::record_unavailable()
+    };
+    let mut connection = app
+        .pool
+        .acquire()
+        .await
+        .map_err(|error| away(error.into()))?;
+    store::approvals::find(&mut connection, id)
+        .await
+        .map_err(away)?
+        .ok_or_else(unknown)
+}
+
+fn halted(app: &App, row: &ApprovalRow) -> Option<crate::ids::KillSwitchId> {
+    let consequence = Consequence::ALL
+        .into_iter()
+        .find(|consequence| consequence.as_str() == row.consequence)?;
+    app.kill_switches.covering(&Target {
+        api: &row.api,
+        tool: &row.tool,
+        consequence,
+        agent: &row.agent,
+        run: &row.run_id,
+    })
+}
+
+/// The tiers for which this operator may speak.
+///
+/// # Errors
+/// When there is none, and for what is one's own: the agent's owner and whoever triggered the run never decide, not
+/// even as administrators.
+async fn eligible(app: &App, row: &ApprovalRow, ballot: &Ballot) -> Result<Vec<String>, Refusal> {
+    let operator = &*ballot.operator;
+    let own = is_person(&row.triggered_by, operator) || row.owner == operator;
+    if own {
+        return Err(Refusal::new(
+            Reason::SelfApproval,
+            "This call was asked for by your own agent or in a run that you triggered. Somebody else must decide.",
+        ));
+    }
+    let tiers = async {
+        let mut connection = app.pool.acquire().await?;
+        store::approvals::tiers(&mut connection, &row.approval_id).await
+    }
+    .await
+    .map_err(|error: StoreError| {
+        tracing::warn!(%error, "the tiers of an approval could not be read");
+        Refusal::record_unavailable()
+    })?;
+    let facts = ApprovalFacts {
+        agent: &row.agent,
+        owner: &row.owner,
+        triggered_by: &row.triggered_by,
+        tool: &row.tool,
+        api: &row.api,
+        consequence: &row.consequence,
+        run: &row.run_id,
+    };
+    let mut may = Vec::new();
+    let mut policies = Vec::new();
+    for tier in tiers {
+        let decision = app.policies.decide_operator(
+            operator,
+            ballot.vote.action(),
+            OperatorResource::Tier(&tier.tier),
+            OperatorContext::Approval(facts),
+        );
+        if decision.permitted {
+            may.push(tier.tier);
+        } else {
+            policies.extend(decision.policies);
+        }
+    }
+    if may.is_empty() {
+        let mut refusal = Refusal::new(
+            Reason::DeniedByPolicy,
+            "None of your roles may decide on this approval.",
+        );
+        refusal.policies = policies;
+        return Err(refusal);
+    }
+    Ok(may)
+}
+
+/// Whether a run's `triggered_by` names this person: by the bare name, or as `operator:name` or `user:name`.
+fn is_person(triggered_by: &str, operator: &str) -> bool {
+    let name = triggered_by
+        .split_once(':')
+        .filter(|(kind, _)| matches!(*kind, "operator" | "user" | "person" | "human"))
+        .map_or(triggered_by, |(_, name)| name);
+    name.trim().eq_ignore_ascii_case(operator)
+}
+
+async fn count(
+    app: &App,
+    row: &ApprovalRow,
+    call: &CallId,
+    tiers: Vec<String>,
+    ballot: Ballot,
+) -> Result<Counted, Refusal> {
+    let (id, call) = (row.approval_id.clone(), call.clone());
+    app.recorder
+        .act(move |connection| {
+            async move {
+                let Some(row) = store::approvals::lock(connection, &id).await? else {
+                    return Ok((
+                        Vec::new(),
+                        Counted::TooLate {
+                            state: "gone".to_owned(),
+                        },
+                    ));
+                };
+                if row.state != "pending" {
+                    return Ok((Vec::new(), Counted::TooLate { state: row.state }));
+                }
+                if row.overdue {
+                    return Ok((Vec::new(), Counted::Overdue));
+                }
+                if row.frozen_at.is_some() && ballot.vote == Vote::Approve {
+                    return Ok((Vec::new(), Counted::Frozen));
+                }
+                if row.digest != ballot.digest {
+                    return Ok((Vec::new(), Counted::Stale));
+                }
+                let added = store::approvals::add_vote(
+                    connection,
+                    &id,
+                    &ballot.operator,
+                    ballot.vote.as_str(),
+                    &tiers,
+                    &ballot.digest,
+                    &ballot.reason,
+                )
+                .await?;
+                if !added {
+                    return Ok((Vec::new(), Counted::Again));
+                }
+                let mut entries = vec![vote_entry(&row, &call, &ballot)];
+                let counted = match ballot.vote {
+                    Vote::Deny => {
+                        let because = format!(
+                            "NOT executed. {} denied the call: {}",
+                            ballot.operator, ballot.reason
+                        );
+                        let ending = parked::unsent(call.clone(), Outcome::Denied, &because);
+                        store::calls::finish(connection, &ending).await?;
+                        entries.push(parked::ended_entry(&row, &call, Outcome::Denied, &because));
+                        Counted::Denied
+                    }
+                    Vote::Approve => {
+                        let needed = store::approvals::tiers(connection, &id).await?;
+                        let votes = store::approvals::votes(connection, &id).await?;
+                        if !enough(&needed, &votes) {
+                            Counted::Waiting
+                        } else if store::approvals::approve(connection, &id, call.as_str()).await? {
+                            Counted::Approved
+                        } else {
+                            // Its time ran out between the two looks: the whole transaction is undone.
+                            return Err(StoreError::Conflict(
+                                "the approval is not pending any more".to_owned(),
+                            ));
+                        }
+                    }
+                };
+                Ok((entries, counted))
+            }
+            .boxed()
+        })
+        .await
+        .map_err(|error| match error {
+            ActError::Store(StoreError::Conflict(why)) => {
+                Refusal::new(Reason::Conflict, format!("Nothing was changed: {why}."))
+            }
+            error => {
+                tracing::warn!(%error, "a vote could not be recorded");
+                let mut refusal = Refusal::record_unavailable();
+                "The vote could not be recorded. Read the approval before you vote again."
+                    .clone_into(&mut refusal.detail);
+                refusal
+            }
+        })
+}
+
+fn vote_entry(row: &ApprovalRow, call: &CallId, ballot: &Ballot) -> Entry {
+    Entry {
+        call_id: Some(call.clone()),
+        run_id: row.run_id.parse().ok(),
+        approval_id: row.approval_id.parse().ok(),
+        agent: Some(row.agent.as_str().into()),
+        operator: Some(Arc::clone(&ballot.operator)),
+        api: Some(row.api.as_str().into()),
+        tool: Some(row.tool.as_str().into()),
+        arguments_digest: Some(ballot.digest.as_str().into()),
+        decided_at: Some(clock::now()),
+        words: Some(ballot.reason.clone()),
+        detail: Some(json!({"vote": ballot.vote.as_str()})),
+        ..Entry::new(Kind::ApprovalVote)
+    }
+}
+
+/// Whether the people who approved can be dealt out over the tiers so that each tier has its number and nobody stands in
+/// two. Augmenting paths over one seat per needed approval: people and seats are few.
+fn enough(needed: &[TierRow], votes: &[VoteRow]) -> bool {
+    let seats: Vec<&str> = needed
+        .iter()
+        .flat_map(|row| {
+            std::iter::repeat_n(row.tier.as_str(), usize::try_from(row.needed).unwrap_or(0))
+        })
+        .collect();
+    let people: Vec<&VoteRow> = votes.iter().filter(|vote| vote.vote == "approve").collect();
+    if people.len() < seats.len() {
+        return false;
+    }
+    let mut seated: BTreeMap<usize, usize> = BTreeMap::new();
+    (0..seats.len()).all(|seat| {
+        let mut tried = vec![false; people.len()];
+        find_person(seat, &seats, &people, &mut tried, &mut seated)
+    })
+}
+
+/// Finds somebody for a seat, moving others to seats that they may also take. `seated` is person to seat.
+fn find_person(
+    seat: usize,
+    seats: &[&str],
+    people: &[&VoteRow],
+    tried: &mut [bool],
+    seated: &mut BTreeMap<usize, usize>,
+) -> bool {
+    let Some(tier) = seats.get(seat) else {
+        return false;
+    };
+    for (person, vote) in people.iter().enumerate() {
+        let first_time = tried.get(person) == Some(&false);
+        if !first_time || !vote.tiers.iter().any(|may| may == tier) {
+            continue;
+        }
+        if let Some(flag) = tried.get_mut(person) {
+            *flag = true;
+        }
+        let moves = match seated.get(&person).copied() {
+            None => true,
+            Some(other) => find_person(other, seats, people, tried, seated),
+        };
+        if moves {
+            seated.insert(person, seat);
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tier(name: &str, needed: i32) -> TierRow {
+        TierRow {
+            tier: name.to_owned(),
+            needed,
+        }
+    }
+
+    fn says(operator: &str, tiers: &[&str]) -> VoteRow {
+        VoteRow {
+            operator: operator.to_owned(),
+            vote: "approve".to_owned(),
+            tiers: tiers.iter().map(|&tier| tier.to_owned()).collect(),
+            reason: String::new(),
+            voted_at: clock::now(),
+        }
+    }
+
+    #[test]
+    fn one_person_counts_once_whatever_roles_they_hold() {
+        let needed = [tier("finance", 1), tier("security", 1)];
+        let both = says("ada", &["finance", "security"]);
+        assert!(!enough(&needed, std::slice::from_ref(&both)));
+        assert!(!enough(&[tier("finance", 2)], std::slice::from_ref(&both)));
+        assert!(enough(&needed, &[both, says("bob", &["finance"])]));
+    }
+
+    #[test]
+    fn people_are_dealt_out_so_that_all_tiers_are_served_if_they_can_be() {
+        let needed = [tier("finance", 1), tier("legal", 1), tier("security", 1)];
+        let votes = [
+            says("ada", &["finance", "legal", "security"]),
+            says("bob", &["finance", "legal"]),
+            says("cyd", &["finance"]),
+        ];
+        assert!(enough(&needed, &votes));
+        let votes = [
+            says("ada", &["finance"]),
+            says("bob", &["finance"]),
+            says("cyd", &["finance", "legal", "security"]),
+        ];
+        assert!(!enough(&needed, &votes));
+    }
+
+    #[test]
+    fn a_denial_is_no_approval() {
+        let mut denial = says("ada", &["finance"]);
+        denial.vote = "deny".to_owned();
+        assert!(!enough(&[tier("finance", 1)], &[denial]));
+    }
+
+    #[test]
+    fn whoever_triggered_the_run_is_recognised_in_every_spelling() {
+        for text in ["ada", "Ada", "operator:ada", "user:ada", "human: ada"] {
+            assert!(is_person(text, "ada"), "{text}");
+        }
+        for text in ["schedule:nightly", "adam", "ticket:ada"] {
+            assert!(!is_person(text, "ada"), "{text}");
+        }
+    }
+}

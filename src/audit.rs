@@ -1,0 +1,286 @@
+//! Recording: the handle through which everything reaches the one durable history. Concurrent calls share a
+//! commit; one caller alone never waits for company. Never decides what is recorded.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use sqlx::{PgConnection, postgres::PgConnectOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    entry::Entry,
+    ids::InstanceId,
+    store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
+};
+
+mod writer;
+
+/// Entries that may wait for the database at the same time. Beyond it calls are refused at once.
+const QUEUE: usize = 8_192;
+
+/// How long a transaction of its own may wait for its turn and take.
+const ACT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The record could not be committed in time. The caller must not act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the record could not be committed in time")]
+pub struct Unrecorded;
+
+/// Why a transaction of its own ([`Recorder::act`]) did not happen, or may not have.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    /// The database is away, or went away: nothing is known for certain, and nothing may be done.
+    #[error("the database is not available")]
+    Unrecorded,
+    /// The database was asked and said no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A change to what stands that is committed together with an entry and, like it, repeated until it is.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// Ends a kept call; nothing happens for calls that are not kept.
+    Finish(Ending),
+    /// Keeps a kill switch.
+    Pull(KillSwitchRow),
+}
+
+/// What runs inside a transaction on the writer's connection. Gives the entries to be committed with it.
+type Work = Box<
+    dyn for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<Vec<Entry>, StoreError>>
+        + Send,
+>;
+
+enum Job {
+    /// One entry, in the next shared commit.
+    Entry(Box<Queued>),
+    /// A transaction of its own.
+    Act {
+        work: Work,
+        done: oneshot::Sender<Result<(), ActError>>,
+    },
+    /// Everything before this is committed, or given up.
+    Flush(oneshot::Sender<()>),
+}
+
+struct Queued {
+    entry: Entry,
+    change: Option<Change>,
+    /// Woken when the entry stands. A waiter that has gone means: an intent of it must not be acted on.
+    done: Option<oneshot::Sender<()>>,
+}
+
+/// The handle to the writer. Cheap to clone.
+#[derive(Clone)]
+pub struct Recorder {
+    jobs: mpsc::Sender<Job>,
+    healthy: Arc<AtomicBool>,
+    instance: InstanceId,
+    timeout: Duration,
+}
+
+impl Recorder {
+    /// Starts the writer on its own connection: takes the gateway's lock, closes what an earlier gateway left
+    /// open, and begins to record. `timeout` is how long a call waits for its record.
+    ///
+    /// # Errors
+    /// When the database is away, or another gateway serves it.
+    pub async fn start(options: PgConnectOptions, timeout: Duration) -> Result<Self, StoreError> {
+        let instance = InstanceId::generate();
+        let connection = store::open_writer(&options).await?;
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let healthy = Arc::new(AtomicBool::new(true));
+        let writer =
+            writer::Writer::new(options, connection, instance.clone(), Arc::clone(&healthy));
+        let writer = writer.begin().await?;
+        tokio::spawn(writer.run(queue));
+        Ok(Self {
+            jobs,
+            healthy,
+            instance,
+            timeout,
+        })
+    }
+
+    /// This start of the gateway.
+    pub const fn instance(&self) -> &InstanceId {
+        &self.instance
+    }
+
+    /// False while the database does not answer.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Acquire)
+    }
+
+    /// Commits an entry and returns when it is on disk.
+    ///
+    /// # Errors
+    /// When that did not happen in time. An intent that is committed after all is followed by an outcome that
+    /// says it was not sent.
+    pub async fn commit(&self, entry: Entry) -> Result<(), Unrecorded> {
+        if !self.is_healthy() {
+            return Err(Unrecorded);
+        }
+        let (done, mut committed) = oneshot::channel();
+        let job = Job::Entry(Box::new(Queued {
+            entry,
+            change: None,
+            done: Some(done),
+        }));
+        self.jobs.try_send(job).map_err(|_full| Unrecorded)?;
+        match tokio::time::timeout(self.timeout, &mut committed).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_writer_gone)) => Err(Unrecorded),
+            Err(_elapsed) => {
+                // The commit may have happened in this very moment: close first, then look.
+                committed.close();
+                committed.try_recv().map_err(|_none| Unrecorded)
+            }
+        }
+    }
+
+    /// Commits the entry of something that was refused. While the database is away it is queued and told of later: a
+    /// refusal needs no record to be safe, but it must not be lost.
+    ///
+    /// # Errors
+    /// When too much waits already.
+    pub async fn note(&self, entry: Entry) -> Result<(), Unrecorded> {
+        let (done, committed) = oneshot::channel();
+        let job = Job::Entry(Box::new(Queued {
+            entry,
+            change: None,
+            done: Some(done),
+        }));
+        self.jobs.try_send(job).map_err(|_full| Unrecorded)?;
+        if self.is_healthy() {
+            // Late is good enough: it is in the queue.
+            let _ = tokio::time::timeout(self.timeout, committed).await;
+        }
+        Ok(())
+    }
+
+    /// Hands over an entry with its change, which are repeated until they stand, and waits for them no longer than
+    /// a call waits for its record.
+    pub(crate) async fn settle(
+        &self,
+        entry: Entry,
+        change: Option<Change>,
+    ) -> Result<(), Unrecorded> {
+        let (done, committed) = oneshot::channel();
+        let all = async {
+            self.enqueue(entry, change, Some(done)).await;
+            committed.await
+        };
+        match tokio::time::timeout(self.timeout, all).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Unrecorded),
+        }
+    }
+
+    async fn enqueue(
+        &self,
+        entry: Entry,
+        change: Option<Change>,
+        done: Option<oneshot::Sender<()>>,
+    ) {
+        let job = Job::Entry(Box::new(Queued {
+            entry,
+            change,
+            done,
+        }));
+        if let Err(error) = self.jobs.try_send(job) {
+            let job = match error {
+                mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job) => {
+                    job
+                }
+            };
+            // The queue is full: wait for room in a task of our own, so that a caller that goes away does not
+            // take the entry with it. Bounded by the calls in flight, each of which has one outcome.
+            let jobs = self.jobs.clone();
+            let waiting = tokio::spawn(async move { jobs.send(job).await.is_ok() });
+            if !matches!(waiting.await, Ok(true)) {
+                tracing::error!("an audit entry could not be handed to the writer: it has stopped");
+            }
+        }
+    }
+
+    /// Hands over an entry from a place that cannot wait (a `Drop`).
+    pub(crate) fn keep_now(&self, entry: Entry, change: Option<Change>) {
+        let job = Job::Entry(Box::new(Queued {
+            entry,
+            change,
+            done: None,
+        }));
+        if self.jobs.try_send(job).is_err() {
+            tracing::error!("an audit entry could not be handed to the writer: its queue is full");
+        }
+    }
+
+    /// Runs work in a transaction of its own; its entries are committed with it. `work` gives the entries and
+    /// whatever the caller wants to know.
+    ///
+    /// # Errors
+    /// When the work fails or the database is away; then nothing of it stands, unless the connection broke at the
+    /// very commit, in which case nobody knows and [`ActError::Unrecorded`] says so.
+    pub async fn act<T, W>(&self, work: W) -> Result<T, ActError>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(
+                &'c mut PgConnection,
+            ) -> BoxFuture<'c, Result<(Vec<Entry>, T), StoreError>>
+            + Send
+            + 'static,
+    {
+        if !self.is_healthy() {
+            return Err(ActError::Unrecorded);
+        }
+        let (give, take) = std::sync::mpsc::sync_channel(1);
+        let (done, mut finished) = oneshot::channel();
+        let work: Work = Box::new(move |connection| {
+            Box::pin(async move {
+                let (entries, value) = work(connection).await?;
+                // The other end waits until the commit is done, so there is room.
+                let _ = give.try_send(value);
+                Ok(entries)
+            })
+        });
+        self.jobs
+            .try_send(Job::Act { work, done })
+            .map_err(|_full| ActError::Unrecorded)?;
+        match tokio::time::timeout(ACT_TIMEOUT, &mut finished).await {
+            Ok(answer) => answer.map_err(|_writer_gone| ActError::Unrecorded)??,
+            Err(_elapsed) => {
+                finished.close();
+                finished
+                    .try_recv()
+                    .map_err(|_none| ActError::Unrecorded)??;
+            }
+        }
+        take.try_recv().map_err(|_nothing| ActError::Unrecorded)
+    }
+
+    /// Waits until everything handed over so far is committed.
+    ///
+    /// # Errors
+    /// When that does not happen within `patience`.
+    pub async fn flush(&self, patience: Duration) -> Result<(), Unrecorded> {
+        let (done, flushed) = oneshot::channel();
+        let all = async {
+            self.jobs
+                .send(Job::Flush(done))
+                .await
+                .map_err(|_closed| Unrecorded)?;
+            flushed.await.map_err(|_closed| Unrecorded)
+        };
+        tokio::time::timeout(patience, all)
+            .await
+            .map_err(|_elapsed| Unrecorded)?
+    }
+}

@@ -1,0 +1,33 @@
+//! `toolgate serve`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use super::check;
+use crate::{config::Variables, server};
+
+pub(super) async fn run(config: PathBuf) -> anyhow::Result<ExitCode> {
+    let loaded = check::load(&config, &Variables::default());
+    let (Some(config), Some(rules)) = (loaded.config, loaded.rules) else {
+        check::print(&loaded.findings);
+        anyhow::bail!(
+            "the gateway does not start with these problems; run toolgate check after mending them"
+        );
+    };
+    let gateway = server::start(config, rules).await?;
+    ended().await?;
+    gateway.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns at Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// When signals cannot be waited for.
+pub async fn ended() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! `toolgate.yaml` as it is written: names with units, defaults stated here, unknown fields refused.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use serde::Deserialize;
+
+use crate::yaml::Spanned;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    pub listeners: Listeners,
+    pub database: Database,
+    pub master_secret: Spanned<String>,
+    pub tools: PathBuf,
+    pub policies: PathBuf,
+    #[serde(default)]
+    pub limits: Limits,
+    pub apis: BTreeMap<String, Spanned<Api>>,
+    pub agents: BTreeMap<String, Spanned<Agent>>,
+    pub operators: BTreeMap<String, Spanned<Operator>>,
+    pub tiers: BTreeMap<String, Spanned<Tier>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listeners {
+    #[serde(default = "default_agents")]
+    pub agents: SocketAddr,
+    #[serde(default = "default_operators")]
+    pub operators: SocketAddr,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub(super) enum Database {
+    BuiltIn {
+        home: Spanned<String>,
+    },
+    External {
+        url: Spanned<String>,
+        owner_url: Option<Spanned<String>>,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    pub max_connections: usize,
+    pub client_read_timeout_ms: u64,
+    pub max_wait_seconds: u64,
+    pub record_timeout_ms: u64,
+    pub shutdown_timeout_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            client_read_timeout_ms: 10_000,
+            max_wait_seconds: 300,
+            record_timeout_ms: 2_000,
+            shutdown_timeout_seconds: 20,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Api {
+    pub base_url: Spanned<String>,
+    pub credential: Option<Credential>,
+    pub ca_file: Option<PathBuf>,
+    #[serde(default = "default_connect_timeout")]
+    pub connect_timeout_ms: u64,
+    #[serde(default = "default_idle_timeout")]
+    pub idle_timeout_ms: u64,
+    #[serde(default = "default_upstream_connections")]
+    pub max_connections: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub(super) enum Credential {
+    Header {
+        name: Spanned<String>,
+        value: Spanned<String>,
+    },
+    Query {
+        name: String,
+        value: Spanned<String>,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Agent {
+    pub owner: Spanned<String>,
+    #[serde(default)]
+    pub groups: Vec<String>,
+    pub scopes: Vec<Spanned<String>>,
+    #[serde(default = "default_pending")]
+    pub max_pending_approvals: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Operator {
+    pub roles: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tier {
+    pub role: String,
+    pub approvals: u32,
+    pub expires_in_seconds: u64,
+}
+
+fn default_agents() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8080))
+}
+
+fn default_operators() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8081))
+}
+
+const fn default_connect_timeout() -> u64 {
+    3_000
+}
+
+/// Below the five seconds after which Node.js closes an idle connection.
+const fn default_idle_timeout() -> u64 {
+    4_000
+}
+
+const fn default_upstream_connections() -> usize {
+    256
+}
+
+const fn default_pending() -> u32 {
+    100
+}

@@ -1,0 +1,96 @@
+use super::*;
+
+const GOOD: &str = "\
+listeners: { agents: 127.0.0.1:0, operators: 127.0.0.1:0 }
+database: { built_in: { home: /tmp/x } }
+master_secret: ${env:MASTER}
+tools: tools
+policies: policies
+apis:
+  desk:
+    base_url: http://127.0.0.1:${env:PORT:-9000}
+    credential: { header: { name: Authorization, value: \"Bearer ${env:TOKEN}\" } }
+agents:
+  support-bot: { owner: ada, groups: [support], scopes: ['desk.refunds:write'] }
+operators:
+  ada: { roles: [finance] }
+tiers:
+  finance: { role: finance, approvals: 1, expires_in_seconds: 60 }
+";
+
+fn variables() -> Variables {
+    Variables::default()
+        .with("MASTER", "0123456789abcdef0123456789abcdef")
+        .with("TOKEN", "t0ken")
+}
+
+fn findings(text: &str) -> Vec<String> {
+    let file = SourceFile::new("/etc/toolgate/toolgate.yaml", text);
+    let (config, findings) = load(&file, &variables());
+    assert_eq!(config.is_none(), !findings.is_empty());
+    findings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_good_file_resolves_its_references() {
+    let file = SourceFile::new("/etc/toolgate/toolgate.yaml", GOOD);
+    let (config, found) = load(&file, &variables());
+    assert!(found.is_empty(), "{found:?}");
+    let config = config.unwrap();
+    assert_eq!(config.apis["desk"].base_url, "http://127.0.0.1:9000");
+    assert_eq!(config.tools, Path::new("/etc/toolgate/tools"));
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("t0ken"), "a credential shows in Debug");
+    assert!(
+        !shown.contains("0123456789abcdef"),
+        "the master secret shows in Debug"
+    );
+}
+
+#[test]
+fn every_problem_is_reported_with_its_place() {
+    let text = GOOD
+        .replace("owner: ada", "owner: eve")
+        .replace("approvals: 1", "approvals: 2")
+        .replace("${env:TOKEN}", "${env:TOOLGATE_TEST_UNSET}");
+    let found = findings(&text);
+    assert_eq!(found.len(), 3, "{found:#?}");
+    assert!(
+        found
+            .iter()
+            .any(|text| text.contains("toolgate.yaml:9:") && text.contains("TOOLGATE_TEST_UNSET")),
+        "{found:#?}"
+    );
+    assert!(
+        found
+            .iter()
+            .any(|text| text.contains("toolgate.yaml:11:") && text.contains("\"eve\"")),
+        "{found:#?}"
+    );
+    assert!(
+        found
+            .iter()
+            .any(|text| text.contains("toolgate.yaml:15:") && text.contains("needs 2 people")),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn unknown_fields_loose_booleans_and_duplicates_are_refused() {
+    for bad in [
+        GOOD.replace("tools: tools", "tools: tools\ntolos: x"),
+        GOOD.replace("roles: [finance]", "roles: [finance], admin: yes"),
+        format!("{GOOD}tools: again\n"),
+        GOOD.replace("${env:MASTER}", "0123456789abcdef0123456789abcdef"),
+        GOOD.replace("http://127.0.0.1", "ftp://127.0.0.1"),
+        GOOD.replace("  desk:", "  v1:"),
+        GOOD.replace("'desk.refunds:write'", "'everything'"),
+    ] {
+        let found = findings(&bad);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(
+            found[0].starts_with("/etc/toolgate/toolgate.yaml:"),
+            "{found:?}"
+        );
+    }
+}

@@ -1,0 +1,187 @@
+//! One audit entry: an intent, an outcome, a refusal or an operator's act, as it goes to the one durable
+//! history. Only a [`Redacted`] value fits into its arguments.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::{
+    call::Consequence,
+    clock::Timestamp,
+    ids::{ApprovalId, CallId, KillSwitchId, RunId},
+};
+
+/// A value in which nothing marked as sensitive is left. Only `crate::redaction` makes one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Redacted(Value);
+
+impl Redacted {
+    /// For `crate::redaction` alone.
+    pub(crate) const fn vouched(value: Value) -> Self {
+        Self(value)
+    }
+
+    /// The value, safe to store and to show.
+    pub const fn value(&self) -> &Value {
+        &self.0
+    }
+}
+
+/// What an entry tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A call was refused before anything was sent.
+    Refusal,
+    /// A call was parked until people approve.
+    Parked,
+    /// A call is about to be sent.
+    Intent,
+    /// What became of a call whose intent was recorded.
+    Outcome,
+    /// A parked call ended without being sent.
+    Ended,
+    /// A run began.
+    RunOpened,
+    /// A run was ended.
+    RunEnded,
+    /// An operator voted on a parked call.
+    ApprovalVote,
+    /// An operator was shown the real arguments of parked calls.
+    ApprovalViewed,
+    /// A kill switch was pulled.
+    Halt,
+    /// A kill switch was released.
+    Resume,
+    /// An API key was made.
+    KeyCreated,
+    /// A gateway started.
+    GatewayStarted,
+    /// A gateway stopped in good order.
+    GatewayStopped,
+    /// An operator was refused.
+    OperatorRefused,
+}
+
+impl Kind {
+    /// The name in the table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refusal => "refusal",
+            Self::Parked => "parked",
+            Self::Intent => "intent",
+            Self::Outcome => "outcome",
+            Self::Ended => "ended",
+            Self::RunOpened => "run_opened",
+            Self::RunEnded => "run_ended",
+            Self::ApprovalVote => "approval_vote",
+            Self::ApprovalViewed => "approval_viewed",
+            Self::Halt => "halt",
+            Self::Resume => "resume",
+            Self::KeyCreated => "key_created",
+            Self::GatewayStarted => "gateway_started",
+            Self::GatewayStopped => "gateway_stopped",
+            Self::OperatorRefused => "operator_refused",
+        }
+    }
+}
+
+/// The decision on a call (DESIGN section 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// It may be sent.
+    Permit,
+    /// It waits for people.
+    Park,
+    /// It is refused.
+    Deny,
+}
+
+impl Decision {
+    /// The name in the table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Permit => "permit",
+            Self::Park => "park",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The API answered; its status says what.
+    Completed,
+    /// Certainly not executed, or executed with an answer that cannot be used.
+    Failed,
+    /// Sent, and nobody knows what became of it.
+    Indeterminate,
+    /// An operator denied it.
+    Denied,
+    /// Nobody approved it in time.
+    Expired,
+    /// What was approved no longer holds.
+    Voided,
+}
+
+impl Outcome {
+    /// The name in the table and in `GET /v1/calls/{id}`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Indeterminate => "indeterminate",
+            Self::Denied => "denied",
+            Self::Expired => "expired",
+            Self::Voided => "voided",
+        }
+    }
+}
+
+/// One row of `audit.entries`, but for the instance, the number and the time, which the writer gives.
+#[derive(Debug, Clone, Default)]
+#[expect(
+    missing_docs,
+    reason = "the columns are described where they are made, in migrations/"
+)]
+pub struct Entry {
+    pub kind: Option<Kind>,
+    pub opens_call: bool,
+    pub call_id: Option<CallId>,
+    pub run_id: Option<RunId>,
+    pub approval_id: Option<ApprovalId>,
+    pub kill_switch_id: Option<KillSwitchId>,
+    pub agent: Option<Arc<str>>,
+    pub operator: Option<Arc<str>>,
+    pub surface: Option<&'static str>,
+    pub api: Option<Arc<str>>,
+    pub tool: Option<Arc<str>>,
+    pub consequence: Option<Consequence>,
+    pub contract_digest: Option<Arc<str>>,
+    pub policy_digest: Option<Arc<str>>,
+    pub arguments: Option<Redacted>,
+    pub arguments_digest: Option<Arc<str>>,
+    pub decision: Option<Decision>,
+    pub reasons: Vec<&'static str>,
+    pub policies: Vec<String>,
+    pub received_at: Option<Timestamp>,
+    pub decided_at: Option<Timestamp>,
+    pub forwarded_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub status: Option<u16>,
+    pub executed: Option<bool>,
+    pub outcome: Option<Outcome>,
+    pub words: Option<String>,
+    pub detail: Option<Value>,
+}
+
+impl Entry {
+    /// An entry of a kind with nothing else said yet.
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind: Some(kind),
+            ..Self::default()
+        }
+    }
+}

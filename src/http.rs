@@ -1,0 +1,88 @@
+//! The two listeners' routes. Agents cannot reach an operator's route: it does not exist on their side.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::Request,
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+
+use crate::{
+    app::App,
+    reason::{Reason, Refusal},
+};
+
+mod calls;
+mod health;
+mod input;
+mod operator;
+mod runs;
+mod transparent;
+
+/// What agents can reach.
+pub fn agents(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/tools", get(calls::tools))
+        .route("/v1/tools/{tool}/calls", post(calls::call))
+        .route("/v1/calls/{call}", get(calls::state))
+        .route("/v1/runs", post(runs::open))
+        .route("/v1/runs/{run}/end", post(runs::end))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .fallback(transparent::call)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(app)
+}
+
+/// What operators can reach.
+pub fn operators(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/approvals", get(operator::approvals::list))
+        .route("/v1/approvals/{approval}", get(operator::approvals::show))
+        .route(
+            "/v1/approvals/{approval}/approve",
+            post(operator::approvals::approve),
+        )
+        .route(
+            "/v1/approvals/{approval}/deny",
+            post(operator::approvals::deny),
+        )
+        .route(
+            "/v1/kill-switches",
+            get(operator::kill_switches::list).post(operator::kill_switches::pull),
+        )
+        .route(
+            "/v1/kill-switches/{kill_switch}",
+            delete(operator::kill_switches::release),
+        )
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(app)
+}
+
+async fn nothing_here() -> Refusal {
+    Refusal::new(
+        Reason::NotFound,
+        "There is nothing under this path on the operators' listener.",
+    )
+}
+
+async fn wrong_method(State(_): State<Arc<App>>, request: Request<Body>) -> Response {
+    let mut response = Refusal::new(
+        Reason::NotFound,
+        format!(
+            "{} does not take {}.",
+            request.uri().path(),
+            request.method()
+        ),
+    )
+    .into_response();
+    *response.status_mut() = http::StatusCode::METHOD_NOT_ALLOWED;
+    response
+}

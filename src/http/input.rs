@@ -1,0 +1,52 @@
+//! Reading the bodies of the gateway's own routes: strict JSON, bounded, with problems that say what to send instead.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    json, pipeline,
+    reason::{Reason, Refusal},
+};
+
+/// The largest body of the gateway's own routes.
+const LIMIT: usize = 64 * 1024;
+
+/// A JSON body as a type. Unknown fields are refused where the type says so.
+///
+/// # Errors
+/// 400, 413 or 415.
+pub(super) async fn json<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Body,
+    patience: Duration,
+) -> Result<T, Refusal> {
+    pipeline::is_json(headers)?;
+    let bytes = read(body, patience).await?;
+    let malformed = |detail: String| Refusal::new(Reason::MalformedBody, detail);
+    let value = json::parse(&bytes).map_err(|error| malformed(error.to_string()))?;
+    serde_json::from_value(value).map_err(|error| {
+        malformed(format!(
+            "The body does not have the expected form: {error}."
+        ))
+    })
+}
+
+async fn read(body: Body, patience: Duration) -> Result<Bytes, Refusal> {
+    let whole = Limited::new(body, LIMIT).collect();
+    match tokio::time::timeout(patience, whole).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
+            Reason::BodyTooLarge,
+            format!("The body is larger than {LIMIT} bytes."),
+        )),
+        _ => Err(Refusal::new(
+            Reason::MalformedBody,
+            "The body did not arrive whole and in time. Send the request again.",
+        )),
+    }
+}

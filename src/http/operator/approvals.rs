@@ -1,0 +1,273 @@
+//! `/v1/approvals`: the calls that wait for people, whole, and the decisions on them. Who looks is recorded, because
+//! what is shown is the real thing.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, Query, State},
+};
+use http::HeaderMap;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{allow, identify, reason, refused};
+use crate::{
+    app::App,
+    approvals::{self, Ballot, Shown, Vote},
+    entry::{Entry, Kind},
+    http::input,
+    policy::{OperatorAction, OperatorContext},
+    reason::{Reason, Refusal},
+    store::{self, StoreError, approvals::Filter},
+};
+
+const LIMIT_DEFAULT: i64 = 50;
+const LIMIT_MOST: i64 = 200;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Listing {
+    state: Option<String>,
+    agent: Option<String>,
+    run: Option<String>,
+    tool: Option<String>,
+    tier: Option<String>,
+    limit: Option<i64>,
+    cursor: Option<String>,
+}
+
+pub(in crate::http) async fn list(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let operator = identify(&app, &headers)?;
+    allow(
+        &app,
+        &operator,
+        OperatorAction::ReadApprovals,
+        OperatorContext::Empty,
+    )
+    .await?;
+    let Query(listing) =
+        listing.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    let states = ["pending", "approved", "denied", "expired", "voided"];
+    if listing
+        .state
+        .as_deref()
+        .is_some_and(|state| !states.contains(&state))
+    {
+        return Err(Refusal::new(
+            Reason::MalformedBody,
+            format!("\"state\" must be one of {}.", states.join(", ")),
+        ));
+    }
+    let limit = listing.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST);
+    let filter = Filter {
+        state: listing.state.as_deref(),
+        agent: listing.agent.as_deref(),
+        run: listing.run.as_deref(),
+        tool: listing.tool.as_deref(),
+        tier: listing.tier.as_deref(),
+        after: listing.cursor.as_deref(),
+    };
+    let mut connection = app
+        .pool
+        .acquire()
+        .await
+        .map_err(|error| away(&error.into()))?;
+    let mut rows = store::approvals::list(&mut connection, &filter, limit + 1)
+        .await
+        .map_err(|error| away(&error))?;
+    drop(connection);
+    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let cursor = rows
+        .last()
+        .filter(|_| has_more)
+        .map(|row| row.approval_id.clone());
+    let mut data = Vec::with_capacity(rows.len());
+    let mut seen = Vec::with_capacity(rows.len());
+    for row in rows {
+        let shown = approvals::shown(&app, row)
+            .await
+            .map_err(|error| away(&error))?;
+        seen.push(shown.row.approval_id.clone());
+        data.push(to_json(&app, &shown));
+    }
+    viewed(&app, &operator, &seen).await?;
+    Ok(Json(
+        json!({"data": data, "has_more": has_more, "cursor": cursor}),
+    ))
+}
+
+pub(in crate::http) async fn show(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refusal> {
+    let operator = identify(&app, &headers)?;
+    allow(
+        &app,
+        &operator,
+        OperatorAction::ReadApprovals,
+        OperatorContext::Empty,
+    )
+    .await?;
+    let row = approvals::find(&app, &id).await?;
+    let shown = approvals::shown(&app, row)
+        .await
+        .map_err(|error| away(&error))?;
+    viewed(
+        &app,
+        &operator,
+        std::slice::from_ref(&shown.row.approval_id),
+    )
+    .await?;
+    Ok(Json(to_json(&app, &shown)))
+}
+
+fn away(error: &StoreError) -> Refusal {
+    tracing::warn!(%error, "approvals could not be read");
+    Refusal::record_unavailable()
+}
+
+/// Nothing is shown without a record of who saw it.
+async fn viewed(app: &App, operator: &Arc<str>, approvals: &[String]) -> Result<(), Refusal> {
+    let entry = Entry {
+        operator: Some(Arc::clone(operator)),
+        approval_id: match approvals {
+            [only] => only.parse().ok(),
+            _ => None,
+        },
+        detail: Some(json!({ "approvals": approvals })),
+        ..Entry::new(Kind::ApprovalViewed)
+    };
+    app.recorder
+        .commit(entry)
+        .await
+        .map_err(|_unrecorded| Refusal::record_unavailable())
+}
+
+fn to_json(app: &App, shown: &Shown) -> Value {
+    let row = &shown.row;
+    let texts: Value = row
+        .policies
+        .iter()
+        .filter_map(|id| {
+            Some((
+                id.clone(),
+                Value::String(app.policies.text_of(id)?.to_owned()),
+            ))
+        })
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    let tiers: Vec<Value> = shown
+        .tiers
+        .iter()
+        .map(|tier| json!({"tier": tier.tier, "approvals": tier.needed}))
+        .collect();
+    json!({
+        "approval": row.approval_id,
+        "call": row.call_id,
+        "run": row.run_id,
+        "agent": row.agent,
+        "owner": row.owner,
+        "triggered_by": row.triggered_by,
+        "purpose": shown.purpose,
+        "agent_words": shown.words,
+        "api": row.api,
+        "tool": row.tool,
+        "consequence": row.consequence,
+        "arguments": shown.arguments,
+        "digest": row.digest,
+        "tiers": shown.tiers.iter().map(|tier| tier.tier.as_str()).collect::<Vec<_>>(),
+        "needs": tiers,
+        "votes": shown.votes,
+        "policies": row.policies,
+        "policy_texts": texts,
+        "state": row.state,
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+        "frozen_at": row.frozen_at,
+        "decided_at": row.decided_at,
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Deciding {
+    digest: String,
+    reason: String,
+}
+
+pub(in crate::http) async fn approve(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    decide(app, id, headers, body, Vote::Approve).await
+}
+
+pub(in crate::http) async fn deny(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    decide(app, id, headers, body, Vote::Deny).await
+}
+
+async fn decide(
+    app: Arc<App>,
+    id: String,
+    headers: HeaderMap,
+    body: Body,
+    vote: Vote,
+) -> Result<Json<Value>, Refusal> {
+    let operator = identify(&app, &headers)?;
+    let deciding: Deciding =
+        input::json(&headers, body, app.config.limits.client_read_timeout).await?;
+    reason(&deciding.reason)?;
+    let ballot = Ballot {
+        operator: Arc::clone(&operator),
+        vote,
+        digest: deciding.digest,
+        reason: deciding.reason,
+    };
+    // In a task of its own: an operator who hangs up does not stop a decision half-way.
+    let task = tokio::spawn({
+        let (app, id) = (Arc::clone(&app), id.clone());
+        async move { approvals::vote(&app, &id, ballot).await }
+    });
+    let voted = task.await.unwrap_or_else(|_panic| {
+        Err(Refusal::new(
+            Reason::Internal,
+            "The gateway failed on this decision. Read the approval before you decide again.",
+        ))
+    });
+    match voted {
+        Ok(row) => Ok(Json(json!({
+            "approval": row.approval_id,
+            "call": row.call_id,
+            "state": row.state,
+            "decided_at": row.decided_at,
+        }))),
+        Err(refusal)
+            if matches!(
+                refusal.reason,
+                Reason::DeniedByPolicy | Reason::SelfApproval
+            ) =>
+        {
+            let action = match vote {
+                Vote::Approve => "approve",
+                Vote::Deny => "deny",
+            };
+            Err(refused(&app, &operator, action, Some(&id), refusal).await)
+        }
+        Err(refusal) => Err(refusal),
+    }
+}

@@ -1,0 +1,238 @@
+//! `/v1/kill-switches`: stop at one request, with or without the database; resume only with a record.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use futures::FutureExt as _;
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Because, allow, identify, reason};
+use crate::{
+    app::App,
+    audit::{ActError, Change},
+    clock,
+    entry::{Entry, Kind},
+    http::input,
+    ids::KillSwitchId,
+    killswitch::{KillSwitch, Scope},
+    policy::{OperatorAction, OperatorContext},
+    reason::{Reason, Refusal},
+    store, workers,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pulling {
+    scope: ScopeInput,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScopeInput {
+    kind: String,
+    id: Option<String>,
+}
+
+pub(in crate::http) async fn list(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refusal> {
+    let operator = identify(&app, &headers)?;
+    allow(
+        &app,
+        &operator,
+        OperatorAction::ReadKillSwitches,
+        OperatorContext::Empty,
+    )
+    .await?;
+    let data: Vec<Value> = app.kill_switches.all().iter().map(to_json).collect();
+    Ok(Json(json!({"data": data, "has_more": false})))
+}
+
+fn to_json(kill_switch: &KillSwitch) -> Value {
+    json!({
+        "kill_switch": kill_switch.id,
+        "scope": kill_switch.scope.to_json(),
+        "reason": kill_switch.reason,
+        "operator": kill_switch.operator,
+        "pulled_at": kill_switch.pulled_at,
+    })
+}
+
+pub(in crate::http) async fn pull(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let operator = identify(&app, &headers)?;
+    let pulling: Pulling =
+        input::json(&headers, body, app.config.limits.client_read_timeout).await?;
+    reason(&pulling.reason)?;
+    let scope = Scope::parse(&pulling.scope.kind, pulling.scope.id.as_deref())
+        .and_then(|scope| known(&app, scope))
+        .map_err(|detail| {
+            Refusal::new(
+                Reason::MalformedBody,
+                format!("{detail}. Nothing was halted."),
+            )
+        })?;
+    let context = OperatorContext::KillSwitch {
+        kind: scope.kind(),
+        id: scope.id().unwrap_or_default(),
+    };
+    allow(&app, &operator, OperatorAction::Halt, context).await?;
+    let kill_switch = KillSwitch {
+        id: KillSwitchId::generate(),
+        scope,
+        reason: pulling.reason,
+        operator,
+        pulled_at: clock::now(),
+    };
+    // From here on nothing it covers is sent; the record follows, now or when the database is back.
+    app.kill_switches.pull(kill_switch.clone());
+    tracing::warn!(
+        kill_switch = %kill_switch.id,
+        kind = kill_switch.scope.kind(),
+        operator = %kill_switch.operator,
+        "kill switch pulled"
+    );
+    let mut detail = kill_switch.scope.to_json();
+    if let Some(detail) = detail.as_object_mut() {
+        detail.insert("pulled_at".to_owned(), json!(kill_switch.pulled_at));
+    }
+    let entry = Entry {
+        kill_switch_id: Some(kill_switch.id.clone()),
+        operator: Some(Arc::clone(&kill_switch.operator)),
+        words: Some(kill_switch.reason.clone()),
+        decided_at: Some(kill_switch.pulled_at),
+        detail: Some(detail),
+        ..Entry::new(Kind::Halt)
+    };
+    // In a task of its own, so that an operator who hangs up does not take the record along.
+    let keeping = tokio::spawn({
+        let (recorder, row) = (app.recorder.clone(), kill_switch.to_row());
+        async move { recorder.settle(entry, Some(Change::Pull(row))).await }
+    });
+    let recorded = matches!(keeping.await, Ok(Ok(())));
+    let mut body = to_json(&kill_switch);
+    if let Some(body) = body.as_object_mut() {
+        body.insert("recorded".to_owned(), json!(recorded));
+    }
+    Ok((StatusCode::CREATED, Json(body)).into_response())
+}
+
+/// A halt of something that does not exist would stop nothing, and whoever pulled it would believe otherwise.
+fn known(app: &App, scope: Scope) -> Result<Scope, String> {
+    let exists = match &scope {
+        Scope::Everything | Scope::Consequence(_) => true,
+        Scope::Api(id) => app.config.apis.contains_key(id),
+        Scope::Tool(id) => app.tools.contains_key(&**id),
+        Scope::Agent(id) => app.config.agents.contains_key(id),
+        Scope::Run(id) => id.parse::<crate::ids::RunId>().is_ok(),
+    };
+    if exists {
+        Ok(scope)
+    } else {
+        Err(format!(
+            "there is no {} {:?}",
+            scope.kind(),
+            scope.id().unwrap_or_default()
+        ))
+    }
+}
+
+pub(in crate::http) async fn release(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    let operator = identify(&app, &headers)?;
+    let because: Because =
+        input::json(&headers, body, app.config.limits.client_read_timeout).await?;
+    reason(&because.reason)?;
+    let unknown = || Refusal::new(Reason::NotFound, "No kill switch of this id is held.");
+    let id: KillSwitchId = id.parse().map_err(|_not_an_id| unknown())?;
+    let held = app
+        .kill_switches
+        .all()
+        .into_iter()
+        .find(|kill_switch| kill_switch.id == id)
+        .ok_or_else(unknown)?;
+    let context = OperatorContext::KillSwitch {
+        kind: held.scope.kind(),
+        id: held.scope.id().unwrap_or_default(),
+    };
+    allow(&app, &operator, OperatorAction::Resume, context).await?;
+    let now = clock::now();
+    let task = tokio::spawn(let_go(
+        Arc::clone(&app),
+        id.clone(),
+        operator,
+        because.reason,
+        now,
+    ));
+    match task.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, kill_switch = %id, "a kill switch could not be released");
+            let mut refusal = Refusal::record_unavailable();
+            "The release could not be recorded, so the halt still holds. Try again later."
+                .clone_into(&mut refusal.detail);
+            return Err(refusal);
+        }
+        Err(_panic) => {
+            return Err(Refusal::new(
+                Reason::Internal,
+                "The gateway failed; the halt still holds.",
+            ));
+        }
+    }
+    Ok(Json(
+        json!({"kill_switch": id, "scope": held.scope.to_json(), "released_at": now}),
+    ))
+}
+
+/// The record first, then the memory: a halt that is not recorded as released still holds.
+async fn let_go(
+    app: Arc<App>,
+    id: KillSwitchId,
+    operator: Arc<str>,
+    reason: String,
+    now: clock::Timestamp,
+) -> Result<(), ActError> {
+    let kept = id.clone();
+    app.recorder
+        .act(move |connection| {
+            async move {
+                let released =
+                    store::kill_switches::release(connection, &kept, &operator, &reason, now)
+                        .await?;
+                let entry = Entry {
+                    kill_switch_id: Some(kept),
+                    operator: Some(operator),
+                    words: Some(reason),
+                    decided_at: Some(now),
+                    ..Entry::new(Kind::Resume)
+                };
+                // Released already where the answer of an earlier try was lost.
+                Ok((if released { vec![entry] } else { Vec::new() }, ()))
+            }
+            .boxed()
+        })
+        .await?;
+    app.kill_switches.release(&id);
+    tracing::warn!(kill_switch = %id, "kill switch released");
+    if let Err(error) = workers::resume_approved::turn(Arc::clone(&app)).await {
+        tracing::warn!(%error, "approved calls go on with the next turn");
+    }
+    Ok(())
+}

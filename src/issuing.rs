@@ -1,0 +1,69 @@
+//! Making API keys: the row and the entry that tells of it in one transaction, beside a running gateway, which takes the
+//! key up within a second.
+
+use anyhow::Context as _;
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+
+use crate::{
+    clock::{self, Timestamp},
+    entry::{Entry, Kind},
+    ids::{InstanceId, KeyId},
+    keys::{self, KeyKind, KnownKey},
+    secrets::{Keyring, Secret},
+    store,
+};
+
+/// Makes a key for an agent or an operator and keeps its HMAC. The key itself is only in what this returns.
+///
+/// # Errors
+/// When the database is away.
+pub async fn issue(
+    options: &PgConnectOptions,
+    ring: &Keyring,
+    kind: KeyKind,
+    owner: &str,
+    expires_at: Option<Timestamp>,
+) -> anyhow::Result<(KeyId, Secret)> {
+    let key = keys::generate(kind)?;
+    let known = KnownKey {
+        id: KeyId::generate(),
+        kind,
+        owner: owner.into(),
+        expires_at,
+        hash: ring.api_key_hash(key.expose()),
+    };
+    let entry = Entry {
+        agent: (kind == KeyKind::Agent).then(|| owner.into()),
+        operator: (kind == KeyKind::Operator).then(|| owner.into()),
+        detail: Some(json!({"key": known.id, "kind": kind.as_str(), "expires_at": expires_at})),
+        ..Entry::new(Kind::KeyCreated)
+    };
+    let now = clock::now();
+    let instance = InstanceId::generate();
+    let mut connection = PgConnection::connect_with(options)
+        .await
+        .context("cannot reach the database: is the gateway running?")?;
+    let mut transaction = connection.begin().await?;
+    store::keys::add(&mut transaction, &known, now).await?;
+    store::audit::insert(&mut transaction, &instance, 1, now, std::iter::once(&entry)).await?;
+    transaction.commit().await?;
+    connection.close().await?;
+    Ok((known.id, key))
+}
+
+/// Whether a key is in force.
+///
+/// # Errors
+/// When the database is away.
+pub async fn is_known(
+    options: &PgConnectOptions,
+    ring: &Keyring,
+    kind: KeyKind,
+    key: &Secret,
+) -> anyhow::Result<bool> {
+    let mut connection = PgConnection::connect_with(options).await?;
+    let known = keys::KnownKeys::new(store::keys::all(&mut connection).await?);
+    connection.close().await?;
+    Ok(known.find(ring, kind, key.expose(), clock::now()).is_some())
+}

@@ -1,0 +1,183 @@
+//! Parked calls: what is sealed of them, who waits for them, and how they end without being sent.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use futures::FutureExt as _;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::sync::Notify;
+
+use crate::{
+    audit::{ActError, Recorder},
+    clock,
+    entry::{Entry, Kind, Outcome},
+    ids::{ApprovalId, CallId},
+    reason::Reason,
+    store::{self, approvals::ApprovalRow, calls::Ending},
+};
+
+/// What a parked call will send, as it is sealed: enough to send it without the agent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sealed {
+    /// The checked arguments.
+    pub arguments: Map<String, Value>,
+    /// The body's format.
+    pub format: Option<String>,
+    /// The surface it came in on.
+    pub surface: String,
+    /// The agent's words.
+    pub words: Option<String>,
+}
+
+/// Connections that wait for the end of a parked call.
+#[derive(Debug, Default)]
+pub struct Waiters {
+    by_call: Mutex<HashMap<CallId, Arc<Notify>>>,
+}
+
+impl Waiters {
+    /// Something to wait on. Look at the call's state after asking for it, or its end may be missed.
+    pub fn on(&self, call: &CallId) -> Arc<Notify> {
+        Arc::clone(self.by_call.lock().entry(call.clone()).or_default())
+    }
+
+    /// The call has ended.
+    pub fn wake(&self, call: &CallId) {
+        if let Some(waiting) = self.by_call.lock().remove(call) {
+            waiting.notify_waiters();
+        }
+    }
+
+    /// Forgets a call for which nobody waits any more.
+    pub fn forget(&self, call: &CallId, waited: &Arc<Notify>) {
+        let mut by_call = self.by_call.lock();
+        // Ours, the map's, and nobody else's.
+        if Arc::strong_count(waited) <= 2
+            && by_call
+                .get(call)
+                .is_some_and(|held| Arc::ptr_eq(held, waited))
+        {
+            by_call.remove(call);
+        }
+    }
+}
+
+/// The approved calls that a task of this process is taking up, so that no second one does.
+#[derive(Debug, Clone, Default)]
+pub struct Resuming {
+    calls: Arc<Mutex<HashSet<CallId>>>,
+}
+
+/// The right to take up one call; given back when dropped.
+#[derive(Debug)]
+pub struct OnlyOne {
+    resuming: Resuming,
+    call: CallId,
+}
+
+impl Resuming {
+    /// `None` while another task has the call.
+    pub fn begin(&self, call: &CallId) -> Option<OnlyOne> {
+        self.calls.lock().insert(call.clone()).then(|| OnlyOne {
+            resuming: self.clone(),
+            call: call.clone(),
+        })
+    }
+}
+
+impl Drop for OnlyOne {
+    fn drop(&mut self) {
+        self.resuming.calls.lock().remove(&self.call);
+    }
+}
+
+/// Ends a parked call that will not be sent: expired or voided. `because` is for the agent, the approvers and the
+/// record. False when it had ended or was begun meanwhile.
+///
+/// # Errors
+/// When the database is away.
+pub async fn end_unsent(
+    recorder: &Recorder,
+    waiters: &Waiters,
+    approval: &ApprovalRow,
+    outcome: Outcome,
+    because: &str,
+) -> Result<bool, ActError> {
+    let Ok(call) = approval.call_id.parse::<CallId>() else {
+        return Ok(false);
+    };
+    let id = call.clone();
+    let entry = ended_entry(approval, &call, outcome, because);
+    let ending = unsent(call.clone(), outcome, because);
+    let approval_id = approval.approval_id.clone();
+    let must_be_overdue = outcome == Outcome::Expired;
+    let ended = recorder
+        .act(move |connection| {
+            async move {
+                let row = store::approvals::lock(connection, &approval_id).await?;
+                // On the database's clock, and not while a kill switch stops it.
+                if must_be_overdue && !row.is_some_and(|row| row.overdue) {
+                    return Ok((Vec::new(), false));
+                }
+                let ended = store::calls::finish(connection, &ending).await?;
+                Ok((if ended { vec![entry] } else { Vec::new() }, ended))
+            }
+            .boxed()
+        })
+        .await?;
+    if ended {
+        waiters.wake(&id);
+    }
+    Ok(ended)
+}
+
+/// The problem code that goes with an ending without execution.
+pub const fn code_of(outcome: Outcome) -> Option<Reason> {
+    match outcome {
+        Outcome::Denied => Some(Reason::ApprovalDenied),
+        Outcome::Expired => Some(Reason::ApprovalExpired),
+        Outcome::Voided => Some(Reason::ApprovalVoided),
+        Outcome::Completed | Outcome::Failed | Outcome::Indeterminate => None,
+    }
+}
+
+/// The row's change when a parked call ends without being sent.
+pub fn unsent(call: CallId, outcome: Outcome, because: &str) -> Ending {
+    Ending {
+        call_id: call,
+        outcome,
+        executed: Some(false),
+        status: None,
+        answer: None,
+        code: code_of(outcome).map(Reason::code),
+        explanation: Some(because.to_owned()),
+    }
+}
+
+/// The entry that tells of it.
+pub fn ended_entry(
+    approval: &ApprovalRow,
+    call: &CallId,
+    outcome: Outcome,
+    because: &str,
+) -> Entry {
+    Entry {
+        call_id: Some(call.clone()),
+        run_id: approval.run_id.parse().ok(),
+        approval_id: approval.approval_id.parse::<ApprovalId>().ok(),
+        agent: Some(approval.agent.as_str().into()),
+        api: Some(approval.api.as_str().into()),
+        tool: Some(approval.tool.as_str().into()),
+        reasons: code_of(outcome).map(Reason::code).into_iter().collect(),
+        outcome: Some(outcome),
+        executed: Some(false),
+        finished_at: Some(clock::now()),
+        detail: Some(serde_json::json!({ "why": because })),
+        ..Entry::new(Kind::Ended)
+    }
+}

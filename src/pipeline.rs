@@ -1,0 +1,191 @@
+//! The request path, top to bottom. Every surface and the resumption of an approved call go through here; every step
+//! that can refuse is one line. The types keep the order: only `authorize` makes a [`Permit`], only
+//! `record` turns it into a [`Recorded`], and `forward` takes nothing else.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{HeaderMap, Method};
+use serde_json::Value;
+
+use crate::{
+    app::{App, Tool},
+    clock::Timestamp,
+    config::Agent,
+    contracts::{BodyFormat, UpstreamRequest},
+    ids::CallId,
+    killswitch::Target,
+    reason::Refusal,
+    runs::Run,
+};
+
+pub mod answer;
+mod authorize;
+mod contract;
+mod forward;
+mod identify;
+mod park;
+mod record;
+mod resume;
+
+pub use answer::Reply;
+pub use authorize::Permit;
+pub(crate) use contract::is_json;
+pub(crate) use identify::{agent, owner_of_key};
+pub use park::{Kept, Standing, standing};
+pub use record::Recorded;
+pub use resume::resume;
+
+/// How a call came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Surface {
+    /// On the API's own path: answered exactly as the API did.
+    Transparent,
+    /// `POST /v1/tools/{tool}/calls`: answered as a JSON object about the call.
+    ToolCall,
+}
+
+impl Surface {
+    /// The name in audit rows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transparent => "transparent",
+            Self::ToolCall => "tool_call",
+        }
+    }
+}
+
+/// What the caller asks for, not yet looked at.
+#[derive(Debug)]
+pub enum Wanted {
+    /// A request on the API's own path.
+    Request {
+        /// Its method.
+        method: Method,
+        /// `/{api}/{path…}`, percent-encoded as it came.
+        raw_path: String,
+        /// The query string, as it came.
+        raw_query: Option<String>,
+    },
+    /// A tool by its name.
+    Tool {
+        /// The name.
+        name: String,
+    },
+}
+
+/// A request as a surface hands it over.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The id of the call that it becomes.
+    pub call: CallId,
+    /// When it came.
+    pub received_at: Timestamp,
+    /// Where it came in.
+    pub surface: Surface,
+    /// All its headers.
+    pub headers: HeaderMap,
+    /// What it asks for.
+    pub wanted: Wanted,
+    /// Its body, not yet read.
+    pub body: Body,
+}
+
+/// Who calls, and in which run.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The agent.
+    pub agent: Arc<Agent>,
+    /// The run.
+    pub run: Arc<Run>,
+}
+
+/// What the caller wants to happen while a call is parked (RFC 7240).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Prefer {
+    /// Hold the connection for this many seconds.
+    pub wait_seconds: Option<u64>,
+    /// Answer 202 instead of 403.
+    pub respond_async: bool,
+}
+
+/// One checked call. What is decided on, recorded, approved and sent is `arguments` and nothing else.
+#[derive(Debug)]
+pub struct ToolCall {
+    /// Its id.
+    pub id: CallId,
+    /// Where it came in.
+    pub surface: Surface,
+    /// Who calls.
+    pub caller: Caller,
+    /// The tool.
+    pub tool: Arc<Tool>,
+    /// The arguments: always an object.
+    pub arguments: Value,
+    /// The format in which the body is sent on.
+    pub format: Option<BodyFormat>,
+    /// The request to the API, made from the arguments and nothing else.
+    pub request: UpstreamRequest,
+    /// Keyed digest over agent, run, tool, contract and arguments.
+    pub digest: Arc<str>,
+    /// The agent's own justification.
+    pub words: Option<String>,
+    /// The agent's key for this request.
+    pub idempotency_key: Option<String>,
+    /// What to do while it is parked.
+    pub prefer: Prefer,
+    /// When it came.
+    pub received_at: Timestamp,
+}
+
+impl ToolCall {
+    /// What kill switches look at.
+    pub fn target(&self) -> Target<'_> {
+        Target {
+            api: &self.tool.api,
+            tool: &self.tool.name,
+            consequence: self.tool.contract.consequence,
+            agent: &self.caller.agent.name,
+            run: self.caller.run.id.as_str(),
+        }
+    }
+}
+
+/// One call from arrival to answer. Runs to its end whether or not the caller is still there.
+pub async fn handle(app: Arc<App>, arrival: Arrival) -> Reply {
+    let mut trail = record::Trail::new(&arrival);
+    match steps(&app, arrival, &mut trail).await {
+        Ok(reply) => reply,
+        Err(refusal) => {
+            let refusal = record::refusal(&app, &trail, refusal).await;
+            Reply::refused(&refusal, &trail.call)
+        }
+    }
+}
+
+async fn steps(
+    app: &Arc<App>,
+    arrival: Arrival,
+    trail: &mut record::Trail,
+) -> Result<Reply, Refusal> {
+    let caller = identify::identify(app, &arrival.headers, arrival.received_at, trail).await?;
+    let call = contract::check(app, caller, arrival, trail).await?;
+    if let Some(kept) = park::same_key(app, &call).await? {
+        return Ok(park::reply(app, &call, kept).await);
+    }
+    match authorize::authorize(app, call, &authorize::Earned::none(), trail)? {
+        authorize::Verdict::Permit(permit) => {
+            let recorded = match record::intent(app, permit).await? {
+                record::Begun::Now(recorded) => recorded,
+                record::Begun::Before(call, kept) => return Ok(park::reply(app, &call, kept).await),
+            };
+            let exchange = forward::forward(app, recorded).await;
+            let settled = record::outcome(app, exchange).await;
+            Ok(answer::reply(settled))
+        }
+        authorize::Verdict::Park(parking) => {
+            let (call, kept) = park::park(app, parking).await?;
+            Ok(park::reply(app, &call, kept).await)
+        }
+    }
+}

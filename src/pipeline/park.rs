@@ -1,0 +1,485 @@
+//! A call that must wait: it is kept, sealed, with its approval, and its caller gets the answer they can live with. The
+//! same request again finds the same call, and never makes a second one.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use super::{Reply, Surface, ToolCall, authorize::Parking, forward::ApiAnswer, record::unrecorded};
+use crate::{
+    app::App,
+    entry::{Decision, Entry, Kind},
+    ids::{ApprovalId, CallId},
+    parked::Sealed,
+    reason::{Reason, Refusal},
+    store::{
+        self,
+        approvals::NewApproval,
+        calls::{CallRow, NewCall},
+    },
+};
+
+/// How a kept call stands, as its own agent may know it.
+#[derive(Debug)]
+pub enum Standing {
+    /// It waits for people.
+    Parked {
+        /// For what.
+        approval: Option<ApprovalId>,
+    },
+    /// It is being sent.
+    Executing,
+    /// The API answered.
+    Completed(Box<ApiAnswer>),
+    /// It ended in another way.
+    Ended(Box<Refusal>),
+}
+
+/// A kept call with its id and how it stands.
+#[derive(Debug)]
+pub struct Kept {
+    /// The call.
+    pub call: CallId,
+    /// The state's name in `GET /v1/calls/{id}`.
+    pub state: String,
+    /// Whether the API executed it.
+    pub executed: Option<bool>,
+    /// The approval it waits or waited for.
+    pub approval: Option<String>,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+/// Reads how a kept call stands.
+pub fn standing(app: &App, row: CallRow) -> Result<Kept, Refusal> {
+    let call: CallId = row.call_id.parse().map_err(|_not_an_id| {
+        Refusal::new(
+            Reason::Internal,
+            "The kept call has no valid id; tell an operator.",
+        )
+    })?;
+    let approval = row.approval_id.as_deref().and_then(|id| id.parse().ok());
+    let (state, standing) = match row.state.as_str() {
+        "parked" | "approved" => ("parked", Standing::Parked { approval }),
+        "executing" => ("executing", Standing::Executing),
+        "completed" => {
+            let answer = row
+                .answer
+                .as_deref()
+                .and_then(|sealed| app.keyring.open(call.as_str(), sealed).ok())
+                .and_then(|plain| ApiAnswer::from_bytes(&plain));
+            let standing = match answer {
+                Some(answer) => Standing::Completed(Box::new(answer)),
+                None => Standing::Ended(Box::new(ended(&call, &row, Reason::Conflict))),
+            };
+            ("completed", standing)
+        }
+        other => (
+            other,
+            Standing::Ended(Box::new(ended(&call, &row, Reason::Indeterminate))),
+        ),
+    };
+    Ok(Kept {
+        state: state.to_owned(),
+        executed: match row.state.as_str() {
+            "parked" | "approved" => Some(false),
+            _ => row.executed,
+        },
+        approval: row.approval_id.clone(),
+        standing,
+        call,
+    })
+}
+
+fn ended(call: &CallId, row: &CallRow, otherwise: Reason) -> Refusal {
+    let reason = row
+        .code
+        .as_deref()
+        .and_then(Reason::from_code)
+        .unwrap_or(otherwise);
+    let words = match row.state.as_str() {
+        "completed" => {
+            "The call was executed, but its answer is no longer kept. Do not repeat it.".to_owned()
+        }
+        _ => row
+            .explanation
+            .clone()
+            .unwrap_or_else(|| "The call ended without an answer.".to_owned()),
+    };
+    let mut refusal = Refusal::new(reason, words);
+    refusal.call = Some(call.clone());
+    refusal.approval = row.approval_id.as_deref().and_then(|id| id.parse().ok());
+    refusal.executed = row.executed;
+    refusal
+}
+
+/// The call that this agent began with the same idempotency key, if it sent one.
+pub(super) async fn same_key(app: &App, call: &ToolCall) -> Result<Option<Kept>, Refusal> {
+    let Some(key) = call.idempotency_key.as_deref() else {
+        return Ok(None);
+    };
+    let away = |error: store::StoreError| {
+        tracing::warn!(%error, "a kept call could not be looked up");
+        Refusal::record_unavailable()
+    };
+    let mut connection = app
+        .pool
+        .acquire()
+        .await
+        .map_err(|error| away(error.into()))?;
+    let found = store::calls::same_request(
+        &mut connection,
+        &call.caller.agent.name,
+        Some(key),
+        &call.caller.run.id,
+        &call.digest,
+    )
+    .await
+    .map_err(away)?;
+    drop(connection);
+    match found {
+        None => Ok(None),
+        Some(row) if *row.digest == *call.digest => standing(app, row).map(Some),
+        Some(_) => Err(Refusal::new(
+            Reason::IdempotencyKeyReused,
+            "This Idempotency-Key was used for another request (tool, arguments or run differ). Nothing was sent: use a new key for a new call.",
+        )),
+    }
+}
+
+/// What parking came to.
+enum Parked {
+    New,
+    Existing(Box<CallRow>),
+    KeyTaken,
+    QueueFull,
+}
+
+/// Keeps a call until people approve. The same request in the same run finds the call that waits already.
+pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept), Refusal> {
+    let Parking {
+        call,
+        tiers,
+        policies,
+        decided_at,
+    } = parking;
+    let approval = ApprovalId::generate();
+    let sealed = seal(app, &call)?;
+    let needed = tiers_needed(app, &tiers)?;
+    let expires_in = needed
+        .iter()
+        .map(|(_, _, life)| *life)
+        .min()
+        .unwrap_or_default();
+    let tiers: Vec<(String, i32)> = needed
+        .into_iter()
+        .map(|(tier, count, _)| (tier, count))
+        .collect();
+    let (call, parked) = keep(
+        app, call, &approval, sealed, tiers, policies, decided_at, expires_in,
+    )
+    .await?;
+    match parked {
+        Parked::New => {
+            let kept = Kept {
+                call: call.id.clone(),
+                state: "parked".to_owned(),
+                executed: Some(false),
+                approval: Some(approval.to_string()),
+                standing: Standing::Parked {
+                    approval: Some(approval),
+                },
+            };
+            Ok((call, kept))
+        }
+        Parked::Existing(row) => {
+            let kept = standing(app, *row)?;
+            Ok((call, kept))
+        }
+        Parked::KeyTaken => match same_key(app, &call).await? {
+            Some(kept) => Ok((call, kept)),
+            None => Err(Refusal::record_unavailable()),
+        },
+        Parked::QueueFull => Err(Refusal::new(
+            Reason::RateLimited,
+            format!(
+                "{} calls of this agent wait for approval already, which is as many as may. Nothing was kept or sent; try again when some are decided.",
+                call.caller.agent.max_pending_approvals
+            ),
+        )
+        .retry_after(60)),
+    }
+}
+
+fn seal(app: &App, call: &ToolCall) -> Result<Vec<u8>, Refusal> {
+    let internal = |error: String| {
+        tracing::error!(%error, call = %call.id, "a call could not be sealed");
+        Refusal::new(
+            Reason::Internal,
+            "The call could not be kept. Nothing was sent; tell an operator.",
+        )
+    };
+    let plain = serde_json::to_vec(&Sealed {
+        arguments: call.arguments.as_object().cloned().unwrap_or_default(),
+        format: call.format.map(|format| format.to_string()),
+        surface: call.surface.as_str().to_owned(),
+        words: call.words.clone(),
+    })
+    .map_err(|error| internal(error.to_string()))?;
+    app.keyring
+        .seal(call.id.as_str(), &plain)
+        .map_err(|error| internal(error.to_string()))
+}
+
+/// Tier, number of people and lifetime of each tier. A tier that the config does not know cannot be parked in.
+fn tiers_needed(app: &App, tiers: &[String]) -> Result<Vec<(String, i32, Duration)>, Refusal> {
+    tiers
+        .iter()
+        .map(|name| {
+            app.config
+                .tiers
+                .get(name.as_str())
+                .map(|tier| {
+                    let count = i32::try_from(tier.approvals).unwrap_or(i32::MAX);
+                    (name.clone(), count, tier.expires_in)
+                })
+                .ok_or_else(|| {
+                    tracing::error!(tier = %name, "a policy parks in a tier that the config does not have");
+                    Refusal::new(Reason::Internal, "The call would wait in a tier that does not exist. Nothing was sent; tell an operator.")
+                })
+        })
+        .collect()
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a column; a struct for one call would only rename them"
+)]
+async fn keep(
+    app: &App,
+    call: ToolCall,
+    approval: &ApprovalId,
+    sealed: Vec<u8>,
+    tiers: Vec<(String, i32)>,
+    policies: Vec<String>,
+    decided_at: crate::clock::Timestamp,
+    expires_in: Duration,
+) -> Result<(ToolCall, Parked), Refusal> {
+    let call = Arc::new(call);
+    let (kept, approval) = (Arc::clone(&call), approval.clone());
+    let redacted = call
+        .arguments
+        .as_object()
+        .map(|arguments| call.tool.marks.redact(arguments, &app.keyring));
+    let policy_digest = Arc::clone(&app.policy_digest);
+    let parked = app
+        .recorder
+        .act(move |connection| {
+            async move {
+                let (agent, tool) = (&kept.caller.agent, &kept.tool);
+                // The writer runs one transaction after the other, so nobody parks the same request in between.
+                if kept.idempotency_key.is_none()
+                    && let Some(row) = store::calls::same_request(
+                        connection,
+                        &agent.name,
+                        None,
+                        &kept.caller.run.id,
+                        &kept.digest,
+                    )
+                    .await?
+                {
+                    return Ok((Vec::new(), Parked::Existing(Box::new(row))));
+                }
+                let waiting = store::approvals::pending_of(connection, &agent.name).await?;
+                if waiting >= i64::from(agent.max_pending_approvals) {
+                    return Ok((Vec::new(), Parked::QueueFull));
+                }
+                let added = store::calls::add(
+                    connection,
+                    &NewCall {
+                        call_id: &kept.id,
+                        run_id: &kept.caller.run.id,
+                        agent: &agent.name,
+                        tool: &tool.name,
+                        digest: &kept.digest,
+                        contract_digest: &tool.digest,
+                        idempotency_key: kept.idempotency_key.as_deref(),
+                        sealed: Some(&sealed),
+                        state: "parked",
+                        received_at: kept.received_at,
+                    },
+                )
+                .await?;
+                if !added {
+                    return Ok((Vec::new(), Parked::KeyTaken));
+                }
+                let expires_at = store::approvals::add(
+                    connection,
+                    &NewApproval {
+                        approval_id: &approval,
+                        call_id: &kept.id,
+                        run_id: kept.caller.run.id.as_str(),
+                        agent: &agent.name,
+                        owner: &agent.owner,
+                        triggered_by: &kept.caller.run.triggered_by,
+                        api: &tool.api,
+                        tool: &tool.name,
+                        consequence: tool.contract.consequence.as_str(),
+                        digest: &kept.digest,
+                        policies: &policies,
+                        expires_in_seconds: expires_in.as_secs_f64(),
+                        tiers: &tiers,
+                    },
+                )
+                .await?;
+                let tiers: Vec<_> = tiers
+                    .iter()
+                    .map(|(tier, needed)| json!({"tier": tier, "approvals": needed}))
+                    .collect();
+                let entry = Entry {
+                    opens_call: true,
+                    call_id: Some(kept.id.clone()),
+                    run_id: Some(kept.caller.run.id.clone()),
+                    approval_id: Some(approval),
+                    agent: Some(Arc::clone(&agent.name)),
+                    surface: Some(kept.surface.as_str()),
+                    api: Some(Arc::clone(&tool.api)),
+                    tool: Some(Arc::clone(&tool.name)),
+                    consequence: Some(tool.contract.consequence),
+                    contract_digest: Some(Arc::clone(&tool.digest)),
+                    policy_digest: Some(policy_digest),
+                    arguments: redacted,
+                    arguments_digest: Some(Arc::clone(&kept.digest)),
+                    decision: Some(Decision::Park),
+                    reasons: vec![Reason::ApprovalRequired.code()],
+                    policies,
+                    received_at: Some(kept.received_at),
+                    decided_at: Some(decided_at),
+                    words: kept.words.clone(),
+                    detail: Some(json!({"tiers": tiers, "expires_at": expires_at})),
+                    ..Entry::new(Kind::Parked)
+                };
+                Ok((vec![entry], Parked::New))
+            }
+            .boxed()
+        })
+        .await
+        .map_err(unrecorded)?;
+    // The work is done and has let go of its share.
+    match Arc::try_unwrap(call) {
+        Ok(call) => Ok((call, parked)),
+        Err(_shared) => Err(Refusal::new(
+            Reason::Internal,
+            "The call was kept, but its answer could not be made.",
+        )),
+    }
+}
+
+/// What the caller gets: the call's own answer if it ends while they wait, else how it stands.
+pub(super) async fn reply(app: &App, call: &ToolCall, mut kept: Kept) -> Reply {
+    if let Some(seconds) = call.prefer.wait_seconds
+        && matches!(kept.standing, Standing::Parked { .. } | Standing::Executing)
+    {
+        kept = wait(app, kept, Duration::from_secs(seconds)).await;
+    }
+    tell(kept, call.surface, call.prefer.respond_async)
+}
+
+async fn wait(app: &App, mut kept: Kept, patience: Duration) -> Kept {
+    let deadline = tokio::time::Instant::now() + patience;
+    loop {
+        let waiting = app.waiters.on(&kept.call);
+        let notified = waiting.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        // Looked at after enlisting, so that an end in between is not missed.
+        match look(app, &kept.call).await {
+            Some(now) => kept = now,
+            None => return kept,
+        }
+        let over = !matches!(kept.standing, Standing::Parked { .. } | Standing::Executing);
+        if over || tokio::time::timeout_at(deadline, notified).await.is_err() {
+            app.waiters.forget(&kept.call, &waiting);
+            return kept;
+        }
+    }
+}
+
+async fn look(app: &App, call: &CallId) -> Option<Kept> {
+    let mut connection = app.pool.acquire().await.ok()?;
+    let row = store::calls::find(&mut connection, call.as_str())
+        .await
+        .ok()??;
+    standing(app, row).ok()
+}
+
+fn tell(kept: Kept, surface: Surface, respond_async: bool) -> Reply {
+    let call = kept.call;
+    let location = format!("/v1/calls/{call}");
+    match kept.standing {
+        Standing::Completed(answer) => Reply::answered(*answer, surface, &call),
+        Standing::Ended(refusal) => Reply::refused(&refusal, &call),
+        Standing::Parked { approval } if respond_async => accepted(
+            &call,
+            &location,
+            "parked",
+            approval.as_ref(),
+            "NOT executed. The call waits for a person's approval and will be executed by the gateway when it is given. Ask Location for its state; do not make the call again.",
+        ),
+        Standing::Parked { approval } => {
+            let mut refusal = Refusal::new(
+                Reason::ApprovalRequired,
+                format!("NOT executed. The call waits for a person's approval; the gateway will execute it when that is given. Ask GET {location} for its state and answer."),
+            )
+            .retry_after(10);
+            refusal.approval = approval;
+            refusal.call = Some(call.clone());
+            Reply::refused(&refusal, &call)
+        }
+        Standing::Executing if respond_async => accepted(
+            &call,
+            &location,
+            "executing",
+            None,
+            "The call is being executed and has no answer yet. Ask Location for its state; do not make the call again.",
+        ),
+        Standing::Executing => {
+            let mut refusal = Refusal::new(
+                Reason::Conflict,
+                format!("This call is being executed and has no answer yet. Do not make it again: ask GET {location}."),
+            )
+            .retry_after(1);
+            refusal.call = Some(call.clone());
+            refusal.executed = None;
+            Reply::refused(&refusal, &call)
+        }
+    }
+}
+
+fn accepted(
+    call: &CallId,
+    location: &str,
+    state: &str,
+    approval: Option<&ApprovalId>,
+    words: &str,
+) -> Reply {
+    let body = json!({
+        "call": call,
+        "state": state,
+        "executed": false,
+        "approval": approval,
+        "detail": words,
+    });
+    let reply = Reply::json(StatusCode::ACCEPTED, &body, call)
+        .with(header::RETRY_AFTER, HeaderValue::from_static("10"))
+        .with(
+            http::HeaderName::from_static("preference-applied"),
+            HeaderValue::from_static("respond-async"),
+        );
+    match HeaderValue::from_str(location) {
+        Ok(location) => reply.with(header::LOCATION, location),
+        Err(_) => reply,
+    }
+}

@@ -1,0 +1,505 @@
+//! Steps four and six: the intent stands before anything is sent, the outcome before anything is answered. A refusal at
+//! any step is recorded too.
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use serde_json::{Value, json};
+
+use super::{
+    Arrival, ToolCall, Wanted,
+    authorize::Permit,
+    forward::{Exchange, Received},
+    park::Kept,
+};
+use crate::{
+    app::{App, Tool},
+    audit::{ActError, Change, Recorder},
+    clock::{self, Timestamp},
+    entry::{Decision, Entry, Kind, Outcome, Redacted},
+    ids::{ApprovalId, CallId, RunId},
+    reason::{Reason, Refusal},
+    store::{
+        self,
+        calls::{Ending, NewCall},
+    },
+    upstream::StreamEnd,
+};
+
+/// What is known so far of a call, for the record of its refusal.
+#[derive(Debug)]
+pub(super) struct Trail {
+    pub call: CallId,
+    pub received_at: Timestamp,
+    pub decided_at: Option<Timestamp>,
+    pub surface: &'static str,
+    pub agent: Option<Arc<str>>,
+    pub run: Option<RunId>,
+    pub tool: Option<Arc<Tool>>,
+    pub arguments: Option<Redacted>,
+    pub digest: Option<Arc<str>>,
+    pub words: Option<String>,
+    /// Method and API of a request that matched no tool. Never its path or query, which may hold anything.
+    request: Option<Value>,
+}
+
+impl Trail {
+    pub fn new(arrival: &Arrival) -> Self {
+        let request = match &arrival.wanted {
+            Wanted::Request { method, .. } => Some(json!({"method": method.as_str()})),
+            Wanted::Tool { .. } => None,
+        };
+        Self {
+            call: arrival.call.clone(),
+            received_at: arrival.received_at,
+            decided_at: None,
+            surface: arrival.surface.as_str(),
+            agent: None,
+            run: None,
+            tool: None,
+            arguments: None,
+            digest: None,
+            words: None,
+            request,
+        }
+    }
+
+    /// For a call that is taken up again.
+    pub fn resumed(call: &ToolCall) -> Self {
+        Self {
+            call: call.id.clone(),
+            received_at: call.received_at,
+            decided_at: None,
+            surface: call.surface.as_str(),
+            agent: Some(Arc::clone(&call.caller.agent.name)),
+            run: Some(call.caller.run.id.clone()),
+            tool: Some(Arc::clone(&call.tool)),
+            arguments: None,
+            digest: Some(Arc::clone(&call.digest)),
+            words: call.words.clone(),
+            request: None,
+        }
+    }
+}
+
+/// Records a refusal. Gives the refusal that the caller gets: the same one, unless it cannot be recorded at all.
+pub(super) async fn refusal(app: &App, trail: &Trail, refusal: Refusal) -> Refusal {
+    let now = clock::now();
+    let mut detail = refusal.audit_detail.clone();
+    if !refusal.errors.is_empty() {
+        detail = Some(json!({ "errors": refusal.errors }));
+    } else if trail.tool.is_none() && detail.is_none() {
+        detail.clone_from(&trail.request);
+    }
+    let entry = Entry {
+        opens_call: true,
+        call_id: Some(trail.call.clone()),
+        run_id: trail.run.clone(),
+        kill_switch_id: refusal.kill_switch.clone(),
+        agent: trail.agent.clone(),
+        surface: Some(trail.surface),
+        api: trail.tool.as_ref().map(|tool| Arc::clone(&tool.api)),
+        tool: trail.tool.as_ref().map(|tool| Arc::clone(&tool.name)),
+        consequence: trail.tool.as_ref().map(|tool| tool.contract.consequence),
+        contract_digest: trail.tool.as_ref().map(|tool| Arc::clone(&tool.digest)),
+        policy_digest: Some(Arc::clone(&app.policy_digest)),
+        arguments: trail.arguments.clone(),
+        arguments_digest: trail.digest.clone(),
+        decision: Some(Decision::Deny),
+        reasons: vec![refusal.reason.code()],
+        policies: refusal.policies.clone(),
+        received_at: Some(trail.received_at),
+        decided_at: Some(trail.decided_at.unwrap_or(now)),
+        finished_at: Some(now),
+        words: trail.words.clone(),
+        detail,
+        ..Entry::new(Kind::Refusal)
+    };
+    match app.recorder.note(entry).await {
+        Ok(()) => refusal,
+        Err(_unrecorded) => {
+            tracing::error!(
+                call = %trail.call,
+                reason = refusal.reason.code(),
+                "a refusal could not be recorded: too much waits for the database"
+            );
+            Refusal::record_unavailable()
+        }
+    }
+}
+
+/// A call whose intent stands. Only this module makes one; only `forward` takes one. Dropped without an outcome (a
+/// fault of our own), it records that nobody knows.
+#[must_use]
+pub struct Recorded {
+    call: ToolCall,
+    approval: Option<ApprovalId>,
+    /// True when the call has a row of its own that its outcome must end.
+    kept: bool,
+    recorder: Recorder,
+    settled: bool,
+}
+
+impl Recorded {
+    /// The call.
+    pub const fn call(&self) -> &ToolCall {
+        &self.call
+    }
+
+    /// True when the call has a row of its own, which keeps its answer.
+    pub(super) const fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    fn entry(&self, kind: Kind) -> Entry {
+        let call = &self.call;
+        Entry {
+            call_id: Some(call.id.clone()),
+            run_id: Some(call.caller.run.id.clone()),
+            approval_id: self.approval.clone(),
+            agent: Some(Arc::clone(&call.caller.agent.name)),
+            surface: Some(call.surface.as_str()),
+            api: Some(Arc::clone(&call.tool.api)),
+            tool: Some(Arc::clone(&call.tool.name)),
+            ..Entry::new(kind)
+        }
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        tracing::error!(call = %self.call.id, "a call was given up after its intent was recorded");
+        let entry = Entry {
+            outcome: Some(Outcome::Indeterminate),
+            reasons: vec![Reason::Indeterminate.code()],
+            finished_at: Some(clock::now()),
+            ..self.entry(Kind::Outcome)
+        };
+        let change = self.kept.then(|| {
+            Change::Finish(Ending {
+                call_id: self.call.id.clone(),
+                outcome: Outcome::Indeterminate,
+                executed: None,
+                status: None,
+                answer: None,
+                code: Some(Reason::Indeterminate.code()),
+                explanation: None,
+            })
+        });
+        self.recorder.keep_now(entry, change);
+    }
+}
+
+/// What came of recording an intent.
+pub(super) enum Begun {
+    /// It stands; this call may be forwarded.
+    Now(Recorded),
+    /// The agent used the same idempotency key before: here is what became of that.
+    Before(Box<ToolCall>, Kept),
+}
+
+fn intent_entry(app: &App, permit: &Permit, approval: Option<ApprovalId>) -> Entry {
+    let call = permit.call();
+    Entry {
+        opens_call: approval.is_none(),
+        call_id: Some(call.id.clone()),
+        run_id: Some(call.caller.run.id.clone()),
+        approval_id: approval,
+        agent: Some(Arc::clone(&call.caller.agent.name)),
+        surface: Some(call.surface.as_str()),
+        api: Some(Arc::clone(&call.tool.api)),
+        tool: Some(Arc::clone(&call.tool.name)),
+        consequence: Some(call.tool.contract.consequence),
+        contract_digest: Some(Arc::clone(&call.tool.digest)),
+        policy_digest: Some(Arc::clone(&app.policy_digest)),
+        arguments: call
+            .arguments
+            .as_object()
+            .map(|arguments| call.tool.marks.redact(arguments, &app.keyring)),
+        arguments_digest: Some(Arc::clone(&call.digest)),
+        decision: Some(Decision::Permit),
+        policies: permit.policies().to_vec(),
+        received_at: Some(call.received_at),
+        decided_at: Some(permit.decided_at()),
+        words: call.words.clone(),
+        ..Entry::new(Kind::Intent)
+    }
+}
+
+/// Commits the intent of a call that is sent at once.
+pub(super) async fn intent(app: &App, permit: Permit) -> Result<Begun, Refusal> {
+    let entry = intent_entry(app, &permit, None);
+    let keyed = permit.call().idempotency_key.is_some();
+    if keyed {
+        return keyed_intent(app, permit, entry).await;
+    }
+    app.recorder
+        .commit(entry)
+        .await
+        .map_err(|_unrecorded| Refusal::record_unavailable())?;
+    Ok(Begun::Now(recorded(app, permit, None, false)))
+}
+
+fn recorded(app: &App, permit: Permit, approval: Option<ApprovalId>, kept: bool) -> Recorded {
+    let (call, _, _) = permit.into_parts();
+    Recorded {
+        call,
+        approval,
+        kept,
+        recorder: app.recorder.clone(),
+        settled: false,
+    }
+}
+
+/// The same, for a call with an idempotency key: its row and its intent are one transaction, and of two with one key
+/// only one gets through.
+async fn keyed_intent(app: &App, permit: Permit, entry: Entry) -> Result<Begun, Refusal> {
+    let call = permit.call();
+    let (id, run) = (call.id.clone(), call.caller.run.id.clone());
+    let (agent, tool) = (Arc::clone(&call.caller.agent.name), Arc::clone(&call.tool));
+    let (digest, key) = (Arc::clone(&call.digest), call.idempotency_key.clone());
+    let received_at = call.received_at;
+    let added = app
+        .recorder
+        .act(move |connection| {
+            async move {
+                let new = NewCall {
+                    call_id: &id,
+                    run_id: &run,
+                    agent: &agent,
+                    tool: &tool.name,
+                    digest: &digest,
+                    contract_digest: &tool.digest,
+                    idempotency_key: key.as_deref(),
+                    sealed: None,
+                    state: "executing",
+                    received_at,
+                };
+                let added = store::calls::add(connection, &new).await?;
+                Ok((if added { vec![entry] } else { Vec::new() }, added))
+            }
+            .boxed()
+        })
+        .await
+        .map_err(unrecorded)?;
+    if added {
+        return Ok(Begun::Now(recorded(app, permit, None, true)));
+    }
+    let (call, _, _) = permit.into_parts();
+    match super::park::same_key(app, &call).await? {
+        Some(kept) => Ok(Begun::Before(Box::new(call), kept)),
+        None => Err(Refusal::record_unavailable()),
+    }
+}
+
+pub(super) fn unrecorded(error: ActError) -> Refusal {
+    tracing::warn!(%error, "a transaction did not happen");
+    Refusal::record_unavailable()
+}
+
+/// Why an approved call is not begun now.
+pub(super) enum NotClaimed {
+    /// Somebody else has, or it is over.
+    Taken,
+    /// The database went away; whether the claim stands is not known.
+    Unrecorded,
+}
+
+/// Takes an approved call for execution and commits its intent, in one transaction: for exactly one caller.
+pub(super) async fn claim(
+    app: &App,
+    permit: Permit,
+    approval: ApprovalId,
+) -> Result<Recorded, (Permit, NotClaimed)> {
+    let entry = intent_entry(app, &permit, Some(approval.clone()));
+    let id = permit.call().id.clone();
+    let claimed = app
+        .recorder
+        .act(move |connection| {
+            async move {
+                let claimed = store::calls::claim(connection, &id).await?;
+                Ok((if claimed { vec![entry] } else { Vec::new() }, claimed))
+            }
+            .boxed()
+        })
+        .await;
+    match claimed {
+        Ok(true) => Ok(recorded(app, permit, Some(approval), true)),
+        Ok(false) => Err((permit, NotClaimed::Taken)),
+        Err(error) => {
+            tracing::warn!(%error, "an approved call could not be claimed yet");
+            Err((permit, NotClaimed::Unrecorded))
+        }
+    }
+}
+
+/// Takes up a claim of our own that was committed although its answer was lost: the row says `executing`, nothing
+/// was sent, and no other gateway can have claimed it.
+pub(super) fn claimed_before(app: &App, permit: Permit, approval: ApprovalId) -> Recorded {
+    recorded(app, permit, Some(approval), true)
+}
+
+/// A call whose outcome stands (or is on its way, where the database went away), with what the caller gets.
+pub(super) struct Settled {
+    pub call: CallId,
+    pub surface: super::Surface,
+    pub received: Received,
+}
+
+/// Commits the outcome. The answer waits for it, but not for ever: an outcome that cannot be written yet is written
+/// when the database is back. The outcome of a streamed answer is committed at its end.
+pub(super) async fn outcome(app: &Arc<App>, exchange: Exchange) -> Settled {
+    let Exchange {
+        recorded,
+        forwarded_at,
+        mut received,
+    } = exchange;
+    let (call, surface) = (recorded.call.id.clone(), recorded.call.surface);
+    if let Received::Stream { status, ended, .. } = &mut received {
+        let (status, ended) = (*status, ended.take());
+        let app_of_stream = Arc::clone(app);
+        app.tasks.spawn(async move {
+            let end = match ended {
+                Some(ended) => ended.await.unwrap_or(StreamEnd::DroppedByReader),
+                None => StreamEnd::DroppedByReader,
+            };
+            let told = Told::of_stream(status, &end);
+            settle(&app_of_stream, recorded, forwarded_at, told).await;
+        });
+    } else {
+        let told = Told::of(&received, recorded.kept);
+        settle(app, recorded, forwarded_at, told).await;
+    }
+    Settled {
+        call,
+        surface,
+        received,
+    }
+}
+
+/// What the record says of how a call went.
+struct Told {
+    outcome: Outcome,
+    executed: Option<bool>,
+    status: Option<u16>,
+    reasons: Vec<&'static str>,
+    kill_switch: Option<crate::ids::KillSwitchId>,
+    explanation: Option<String>,
+    detail: Option<Value>,
+    /// What the same request gets when it comes again.
+    answer: Option<Vec<u8>>,
+}
+
+impl Told {
+    /// `kept` calls keep their answer for the same request to come; the others need no copy.
+    fn of(received: &Received, kept: bool) -> Self {
+        match received {
+            Received::Whole(answer) => Self {
+                outcome: Outcome::Completed,
+                executed: Some(true),
+                status: Some(answer.status.as_u16()),
+                reasons: answer
+                    .violation
+                    .iter()
+                    .map(|_| Reason::UpstreamAnswerInvalid.code())
+                    .collect(),
+                kill_switch: None,
+                explanation: None,
+                detail: answer.violation.clone(),
+                answer: kept.then(|| answer.to_bytes()),
+            },
+            Received::Failed {
+                refusal,
+                outcome,
+                status,
+            } => Self {
+                outcome: *outcome,
+                executed: refusal.executed,
+                status: *status,
+                reasons: vec![refusal.reason.code()],
+                kill_switch: refusal.kill_switch.clone(),
+                explanation: Some(refusal.detail.clone()),
+                detail: refusal.audit_detail.clone(),
+                answer: None,
+            },
+            Received::Stream { status, .. } => {
+                Self::of_stream(*status, &StreamEnd::DroppedByReader)
+            }
+        }
+    }
+
+    fn of_stream(status: http::StatusCode, end: &StreamEnd) -> Self {
+        let whole = *end == StreamEnd::Complete;
+        let why = match end {
+            StreamEnd::Complete => None,
+            StreamEnd::Truncated(why) => {
+                Some(json!({"why": format!("the answer broke off: {why}")}))
+            }
+            StreamEnd::DroppedByReader => {
+                Some(json!({"why": "the agent went away before the end of the answer"}))
+            }
+        };
+        Self {
+            outcome: if whole {
+                Outcome::Completed
+            } else {
+                Outcome::Indeterminate
+            },
+            executed: whole.then_some(true),
+            status: Some(status.as_u16()),
+            reasons: if whole {
+                Vec::new()
+            } else {
+                vec![Reason::Indeterminate.code()]
+            },
+            kill_switch: None,
+            explanation: None,
+            detail: why,
+            answer: None,
+        }
+    }
+}
+
+async fn settle(app: &App, mut recorded: Recorded, forwarded_at: Option<Timestamp>, told: Told) {
+    recorded.settled = true;
+    let id = recorded.call.id.clone();
+    let change = recorded.kept.then(|| {
+        let answer = told.answer.as_deref().and_then(|plain| {
+            app.keyring
+                .seal(id.as_str(), plain)
+                .map_err(|error| tracing::error!(%error, call = %id, "an answer could not be kept"))
+                .ok()
+        });
+        Change::Finish(Ending {
+            call_id: id.clone(),
+            outcome: told.outcome,
+            executed: told.executed,
+            status: told.status,
+            answer,
+            code: told
+                .reasons
+                .first()
+                .copied()
+                .filter(|_| told.outcome != Outcome::Completed),
+            explanation: told.explanation.clone(),
+        })
+    });
+    let entry = Entry {
+        kill_switch_id: told.kill_switch,
+        forwarded_at,
+        finished_at: Some(clock::now()),
+        status: told.status,
+        executed: told.executed,
+        outcome: Some(told.outcome),
+        reasons: told.reasons,
+        detail: told.detail,
+        ..recorded.entry(Kind::Outcome)
+    };
+    if app.recorder.settle(entry, change).await.is_err() {
+        tracing::warn!(call = %id, "an outcome is not recorded yet; it will be when the database is back");
+    }
+    app.waiters.wake(&id);
+}

@@ -1,0 +1,230 @@
+//! An approved call goes on by itself: it enters the pipeline again at `authorize`, under the policies, kill switches and
+//! contract of this moment, and is sent at most once, whether or not its agent is still there.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Caller, Prefer, Surface, ToolCall,
+    authorize::{self, Earned, Verdict},
+    contract, forward,
+    record::{self, NotClaimed},
+};
+use crate::{
+    app::App,
+    entry::Outcome,
+    ids::{ApprovalId, CallId, RunId},
+    parked::{self, Sealed},
+    reason::Reason,
+    store::{self, StoreError, approvals::ApprovalRow, calls::CallRow},
+};
+
+/// How long to wait before looking again when the database is away.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Executes a call that is approved. Does nothing for a call that is not (any more), or that a kill switch covers now:
+/// that one waits for the release.
+pub async fn resume(app: Arc<App>, call: CallId) {
+    let Some(_only_one) = app.resuming.begin(&call) else {
+        return;
+    };
+    loop {
+        match attempt(&app, &call).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(%error, %call, "an approved call waits for the database");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What must be known to go on.
+struct Approved {
+    row: CallRow,
+    approval: ApprovalRow,
+    tiers: Vec<String>,
+}
+
+async fn load(app: &App, call: &CallId) -> Result<Option<Approved>, StoreError> {
+    let mut connection = app.pool.acquire().await?;
+    let Some(row) = store::calls::find(&mut connection, call.as_str()).await? else {
+        return Ok(None);
+    };
+    let Some(id) = row.approval_id.clone().filter(|_| row.state == "approved") else {
+        return Ok(None);
+    };
+    let Some(approval) = store::approvals::find(&mut connection, &id).await? else {
+        return Ok(None);
+    };
+    let tiers = store::approvals::tiers(&mut connection, &id).await?;
+    Ok(Some(Approved {
+        row,
+        approval,
+        tiers: tiers.into_iter().map(|row| row.tier).collect(),
+    }))
+}
+
+async fn attempt(app: &Arc<App>, id: &CallId) -> Result<(), StoreError> {
+    let Some(approved) = load(app, id).await? else {
+        return Ok(());
+    };
+    let Ok(approval) = approved.approval.approval_id.parse::<ApprovalId>() else {
+        return Ok(());
+    };
+    let call = match rebuild(app, id, &approved).await? {
+        Ok(call) => call,
+        Err(because) => return void(app, &approved.approval, &because).await,
+    };
+    let mut trail = record::Trail::resumed(&call);
+    let earned = Earned::of(approved.tiers.iter().cloned());
+    let permit = match authorize::authorize(app, call, &earned, &mut trail) {
+        Ok(Verdict::Permit(permit)) => permit,
+        Ok(Verdict::Park(parking)) => {
+            let because = format!(
+                "the policies now ask for the approval of {} as well",
+                parking.tiers.join(", ")
+            );
+            return void(app, &approved.approval, &because).await;
+        }
+        Err(refusal) if refusal.reason == Reason::Halted => return Ok(()),
+        Err(refusal) => {
+            let because = match refusal.reason {
+                Reason::ScopeMissing => "the agent no longer has the scope".to_owned(),
+                _ => format!(
+                    "the policies no longer permit it: {}",
+                    refusal.policies.join(", ")
+                ),
+            };
+            return void(app, &approved.approval, &because).await;
+        }
+    };
+    let Some(recorded) = claim(app, id, permit, approval).await else {
+        return Ok(());
+    };
+    let exchange = forward::forward(app, recorded).await;
+    record::outcome(app, exchange).await;
+    Ok(())
+}
+
+/// Takes the call, through any number of lost connections. INVARIANT: only one task of this process is here for one
+/// call (`App::resuming`) and only one gateway serves a database, so a row that turns from `approved` to `executing`
+/// while we ask is our own claim.
+async fn claim(
+    app: &App,
+    id: &CallId,
+    mut permit: super::Permit,
+    approval: ApprovalId,
+) -> Option<super::Recorded> {
+    loop {
+        let (back, why) = match record::claim(app, permit, approval.clone()).await {
+            Ok(recorded) => return Some(recorded),
+            Err(refused) => refused,
+        };
+        permit = back;
+        if matches!(why, NotClaimed::Taken) {
+            return None;
+        }
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            match state(app, id).await.as_deref() {
+                None => {}
+                Some("approved") => break,
+                Some("executing") => return Some(record::claimed_before(app, permit, approval)),
+                Some(_) => return None,
+            }
+        }
+    }
+}
+
+/// `None` while the database does not answer.
+async fn state(app: &App, id: &CallId) -> Option<String> {
+    if !app.recorder.is_healthy() {
+        return None;
+    }
+    let mut connection = app.pool.acquire().await.ok()?;
+    let row = store::calls::find(&mut connection, id.as_str())
+        .await
+        .ok()??;
+    Some(row.state)
+}
+
+async fn void(app: &App, approval: &ApprovalRow, because: &str) -> Result<(), StoreError> {
+    tracing::warn!(approval = %approval.approval_id, because, "an approved call is voided");
+    let because = format!("NOT executed. It was approved, but {because}.");
+    parked::end_unsent(
+        &app.recorder,
+        &app.waiters,
+        approval,
+        Outcome::Voided,
+        &because,
+    )
+    .await
+    .map(|_ended| ())
+    .map_err(|error| StoreError::Unavailable(error.to_string()))
+}
+
+/// The call as it was parked, from what was sealed; or why it no longer is that call.
+async fn rebuild(
+    app: &App,
+    id: &CallId,
+    approved: &Approved,
+) -> Result<Result<ToolCall, String>, StoreError> {
+    let row = &approved.row;
+    let Some(agent) = app.config.agents.get(row.agent.as_str()) else {
+        return Ok(Err("its agent is no longer known".to_owned()));
+    };
+    let Some(tool) = app.tools.get(&row.tool) else {
+        return Ok(Err("its tool no longer exists".to_owned()));
+    };
+    if *tool.digest != *row.contract_digest {
+        return Ok(Err("the tool's contract has changed since".to_owned()));
+    }
+    let sealed = row
+        .sealed
+        .as_deref()
+        .and_then(|sealed| app.keyring.open(id.as_str(), sealed).ok())
+        .and_then(|plain| serde_json::from_slice::<Sealed>(&plain).ok());
+    let Some(sealed) = sealed else {
+        return Ok(Err(
+            "what was sealed of it cannot be opened with this master secret".to_owned(),
+        ));
+    };
+    let Ok(run_id) = row.run_id.parse::<RunId>() else {
+        return Ok(Err("its run is unknown".to_owned()));
+    };
+    let run = match app.runs.find(&run_id).await {
+        Ok(Some(run)) => run,
+        Ok(None) => return Ok(Err("its run is unknown".to_owned())),
+        Err(error) => return Err(StoreError::Unavailable(error.to_string())),
+    };
+    let caller = Caller {
+        agent: Arc::clone(agent),
+        run,
+    };
+    let arguments = serde_json::Value::Object(sealed.arguments);
+    let digest = contract::digest(app, &caller, tool, &arguments);
+    if *digest != *row.digest || *digest != *approved.approval.digest {
+        return Ok(Err("its digest is not the one that was approved".to_owned()));
+    }
+    let format = contract::format_from(sealed.format.as_deref());
+    let Ok(request) = contract::build(tool, &arguments, format) else {
+        return Ok(Err("its arguments no longer fit the contract".to_owned()));
+    };
+    Ok(Ok(ToolCall {
+        id: id.clone(),
+        surface: match sealed.surface.as_str() {
+            "transparent" => Surface::Transparent,
+            _ => Surface::ToolCall,
+        },
+        caller,
+        tool: Arc::clone(tool),
+        arguments,
+        format,
+        request,
+        digest,
+        words: sealed.words,
+        idempotency_key: None,
+        prefer: Prefer::default(),
+        received_at: row.received_at,
+    }))
+}

@@ -1,0 +1,334 @@
+//! Approvals, the tiers they wait in, and votes. Times are compared on the database's clock.
+
+use sqlx::PgConnection;
+
+use super::StoreError;
+use crate::{
+    clock::Timestamp,
+    ids::{ApprovalId, CallId},
+};
+
+/// An approval as it is kept.
+#[derive(Debug, Clone)]
+#[expect(
+    missing_docs,
+    reason = "the columns are described where they are made, in migrations/"
+)]
+pub struct ApprovalRow {
+    pub approval_id: String,
+    pub call_id: String,
+    pub run_id: String,
+    pub agent: String,
+    pub owner: String,
+    pub triggered_by: String,
+    pub api: String,
+    pub tool: String,
+    pub consequence: String,
+    pub digest: String,
+    pub policies: Vec<String>,
+    pub state: String,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub frozen_at: Option<Timestamp>,
+    pub decided_at: Option<Timestamp>,
+    /// The database's own word on whether the time is over.
+    pub overdue: bool,
+}
+
+/// An approval to be kept.
+#[expect(
+    missing_docs,
+    reason = "the columns are described where they are made, in migrations/"
+)]
+pub struct NewApproval<'a> {
+    pub approval_id: &'a ApprovalId,
+    pub call_id: &'a CallId,
+    pub run_id: &'a str,
+    pub agent: &'a str,
+    pub owner: &'a str,
+    pub triggered_by: &'a str,
+    pub api: &'a str,
+    pub tool: &'a str,
+    pub consequence: &'a str,
+    pub digest: &'a str,
+    pub policies: &'a [String],
+    pub expires_in_seconds: f64,
+    /// Tier and number of people.
+    pub tiers: &'a [(String, i32)],
+}
+
+/// Adds an approval with its tiers; gives the time at which it expires.
+///
+/// # Errors
+/// When the database is away.
+pub async fn add(
+    connection: &mut PgConnection,
+    new: &NewApproval<'_>,
+) -> Result<Timestamp, StoreError> {
+    let expires_at = sqlx::query_scalar!(
+        "INSERT INTO toolgate.approvals (approval_id, call_id, run_id, agent, owner, triggered_by, api, tool,
+                                         consequence, digest, policies, state, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', now() + make_interval(secs => $12))
+         RETURNING expires_at",
+        new.approval_id.as_str(),
+        new.call_id.as_str(),
+        new.run_id,
+        new.agent,
+        new.owner,
+        new.triggered_by,
+        new.api,
+        new.tool,
+        new.consequence,
+        new.digest,
+        new.policies,
+        new.expires_in_seconds
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    for (tier, needed) in new.tiers {
+        sqlx::query!(
+            "INSERT INTO toolgate.approval_tiers (approval_id, tier, needed) VALUES ($1, $2, $3)",
+            new.approval_id.as_str(),
+            tier,
+            needed
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(expires_at)
+}
+
+/// How many calls of this agent wait for approval.
+///
+/// # Errors
+/// When the database is away.
+pub async fn pending_of(connection: &mut PgConnection, agent: &str) -> Result<i64, StoreError> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM toolgate.approvals WHERE agent = $1 AND state = 'pending'"#,
+        agent
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
+}
+
+/// What a list shows.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "each narrows the list to rows with that value")]
+pub struct Filter<'a> {
+    pub state: Option<&'a str>,
+    pub agent: Option<&'a str>,
+    pub run: Option<&'a str>,
+    pub tool: Option<&'a str>,
+    pub tier: Option<&'a str>,
+    /// Rows behind this id.
+    pub after: Option<&'a str>,
+}
+
+/// Approvals in the order in which they were made.
+///
+/// # Errors
+/// When the database is away.
+pub async fn list(
+    connection: &mut PgConnection,
+    filter: &Filter<'_>,
+    limit: i64,
+) -> Result<Vec<ApprovalRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        ApprovalRow,
+        r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
+                  state, created_at, expires_at, frozen_at, decided_at,
+                  (state = 'pending' AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
+           FROM toolgate.approvals AS a
+           WHERE ($1::text IS NULL OR state = $1) AND ($2::text IS NULL OR agent = $2)
+             AND ($3::text IS NULL OR run_id = $3) AND ($4::text IS NULL OR tool = $4)
+             AND ($5::text IS NULL OR EXISTS (SELECT FROM toolgate.approval_tiers AS t
+                                              WHERE t.approval_id = a.approval_id AND t.tier = $5))
+             AND ($6::text IS NULL OR approval_id > $6)
+           ORDER BY approval_id LIMIT $7"#,
+        filter.state,
+        filter.agent,
+        filter.run,
+        filter.tool,
+        filter.tier,
+        filter.after,
+        limit
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// The approval of that id.
+///
+/// # Errors
+/// When the database is away.
+pub async fn find(
+    connection: &mut PgConnection,
+    id: &str,
+) -> Result<Option<ApprovalRow>, StoreError> {
+    let row = sqlx::query_as!(
+        ApprovalRow,
+        r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
+                  state, created_at, expires_at, frozen_at, decided_at,
+                  (state = 'pending' AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
+           FROM toolgate.approvals WHERE approval_id = $1"#,
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row)
+}
+
+/// The same, and nobody else changes it until the transaction ends.
+///
+/// # Errors
+/// When the database is away.
+pub async fn lock(
+    connection: &mut PgConnection,
+    id: &str,
+) -> Result<Option<ApprovalRow>, StoreError> {
+    sqlx::query!(
+        "SELECT approval_id FROM toolgate.approvals WHERE approval_id = $1 FOR UPDATE",
+        id
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    find(connection, id).await
+}
+
+/// One tier of an approval and how many people it needs.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct TierRow {
+    /// The tier.
+    pub tier: String,
+    /// How many people.
+    pub needed: i32,
+}
+
+/// The tiers of an approval.
+///
+/// # Errors
+/// When the database is away.
+pub async fn tiers(connection: &mut PgConnection, id: &str) -> Result<Vec<TierRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        TierRow,
+        "SELECT tier, needed FROM toolgate.approval_tiers WHERE approval_id = $1 ORDER BY tier",
+        id
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// One vote.
+#[derive(Debug, Clone, serde::Serialize)]
+#[expect(
+    missing_docs,
+    reason = "the columns are described where they are made, in migrations/"
+)]
+pub struct VoteRow {
+    pub operator: String,
+    pub vote: String,
+    #[serde(skip)]
+    pub tiers: Vec<String>,
+    pub reason: String,
+    pub voted_at: Timestamp,
+}
+
+/// The votes on an approval, oldest first.
+///
+/// # Errors
+/// When the database is away.
+pub async fn votes(connection: &mut PgConnection, id: &str) -> Result<Vec<VoteRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        VoteRow,
+        "SELECT operator, vote, tiers, reason, voted_at FROM toolgate.votes
+         WHERE approval_id = $1 ORDER BY voted_at, operator",
+        id
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// Adds a vote. False when this person has voted already.
+///
+/// # Errors
+/// When the database is away.
+pub async fn add_vote(
+    connection: &mut PgConnection,
+    id: &str,
+    operator: &str,
+    vote: &str,
+    tiers: &[String],
+    digest: &str,
+    reason: &str,
+) -> Result<bool, StoreError> {
+    let added = sqlx::query!(
+        "INSERT INTO toolgate.votes (approval_id, operator, vote, tiers, digest, reason)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (approval_id, operator) DO NOTHING",
+        id,
+        operator,
+        vote,
+        tiers,
+        digest,
+        reason
+    )
+    .execute(connection)
+    .await?;
+    Ok(added.rows_affected() == 1)
+}
+
+/// Turns a pending approval whose time is not over into an approved one, and its call with it. False when it is
+/// not pending (any more), frozen or overdue.
+///
+/// # Errors
+/// When the database is away.
+pub async fn approve(
+    connection: &mut PgConnection,
+    id: &str,
+    call_id: &str,
+) -> Result<bool, StoreError> {
+    let approved = sqlx::query!(
+        "UPDATE toolgate.approvals SET state = 'approved', decided_at = now()
+         WHERE approval_id = $1 AND state = 'pending' AND frozen_at IS NULL AND expires_at > now()",
+        id
+    )
+    .execute(&mut *connection)
+    .await?;
+    if approved.rows_affected() == 0 {
+        return Ok(false);
+    }
+    let moved = sqlx::query!(
+        "UPDATE toolgate.calls SET state = 'approved', updated_at = now() WHERE call_id = $1 AND state = 'parked'",
+        call_id
+    )
+    .execute(connection)
+    .await?;
+    if moved.rows_affected() == 1 {
+        Ok(true)
+    } else {
+        Err(StoreError::Conflict(
+            "the call behind this approval is not parked".to_owned(),
+        ))
+    }
+}
+
+/// Pending approvals whose time is over and whose clock runs, with their calls.
+///
+/// # Errors
+/// When the database is away.
+pub async fn overdue(connection: &mut PgConnection) -> Result<Vec<ApprovalRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        ApprovalRow,
+        r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
+                  state, created_at, expires_at, frozen_at, decided_at, true AS "overdue!"
+           FROM toolgate.approvals
+           WHERE state = 'pending' AND frozen_at IS NULL AND expires_at <= now()
+           ORDER BY expires_at LIMIT 500"#
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}

@@ -1,0 +1,247 @@
+//! Calls that outlive their request: parked ones and those with an Idempotency-Key. Each transition is one
+//! statement that names the state it starts from, so that of two that race one finds nothing to change.
+
+use sqlx::PgConnection;
+
+use super::StoreError;
+use crate::{
+    clock::Timestamp,
+    entry::Outcome,
+    ids::{CallId, RunId},
+};
+
+/// A call as it is kept.
+#[derive(Debug, Clone)]
+#[expect(
+    missing_docs,
+    reason = "the columns are described where they are made, in migrations/"
+)]
+pub struct CallRow {
+    pub call_id: String,
+    pub run_id: String,
+    pub agent: String,
+    pub tool: String,
+    pub digest: String,
+    pub contract_digest: String,
+    pub sealed: Option<Vec<u8>>,
+    pub state: String,
+    pub executed: Option<bool>,
+    pub status: Option<i16>,
+    pub answer: Option<Vec<u8>>,
+    pub code: Option<String>,
+    pub explanation: Option<String>,
+    pub received_at: Timestamp,
+    pub approval_id: Option<String>,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A call to be kept.
+#[expect(
+    missing_docs,
+    reason = "the columns are described where they are made, in migrations/"
+)]
+pub struct NewCall<'a> {
+    pub call_id: &'a CallId,
+    pub run_id: &'a RunId,
+    pub agent: &'a str,
+    pub tool: &'a str,
+    pub digest: &'a str,
+    pub contract_digest: &'a str,
+    pub idempotency_key: Option<&'a str>,
+    pub sealed: Option<&'a [u8]>,
+    /// `parked`, or `executing` for a call that is sent at once.
+    pub state: &'static str,
+    pub received_at: Timestamp,
+}
+
+/// Adds a call. False when the agent has used the idempotency key before.
+///
+/// # Errors
+/// When the database is away.
+pub async fn add(connection: &mut PgConnection, call: &NewCall<'_>) -> Result<bool, StoreError> {
+    let added = sqlx::query!(
+        "INSERT INTO toolgate.calls (call_id, run_id, agent, tool, digest, contract_digest, idempotency_key, sealed,
+                                     state, received_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         ON CONFLICT (agent, idempotency_key) DO NOTHING",
+        call.call_id.as_str(),
+        call.run_id.as_str(),
+        call.agent,
+        call.tool,
+        call.digest,
+        call.contract_digest,
+        call.idempotency_key,
+        call.sealed,
+        call.state,
+        call.received_at
+    )
+    .execute(connection)
+    .await?;
+    Ok(added.rows_affected() == 1)
+}
+
+/// The call of that id.
+///
+/// # Errors
+/// When the database is away.
+pub async fn find(connection: &mut PgConnection, id: &str) -> Result<Option<CallRow>, StoreError> {
+    let found = sqlx::query_as!(
+        CallRow,
+        r#"SELECT c.call_id, c.run_id, c.agent, c.tool, c.digest, c.contract_digest, c.sealed, c.state, c.executed,
+                  c.status, c.answer, c.code, c.explanation, c.received_at,
+                  a.approval_id AS "approval_id?", a.expires_at AS "expires_at?"
+           FROM toolgate.calls c LEFT JOIN toolgate.approvals a USING (call_id)
+           WHERE c.call_id = $1"#,
+        id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(found)
+}
+
+/// The call to which the same request belongs: with the agent's idempotency key if one is given, else the latest
+/// with the same digest in the same run that is not over without having been executed for want of a decision.
+///
+/// # Errors
+/// When the database is away.
+pub async fn same_request(
+    connection: &mut PgConnection,
+    agent: &str,
+    idempotency_key: Option<&str>,
+    run: &RunId,
+    digest: &str,
+) -> Result<Option<CallRow>, StoreError> {
+    let id = match idempotency_key {
+        Some(key) => {
+            sqlx::query_scalar!(
+                "SELECT call_id FROM toolgate.calls WHERE agent = $1 AND idempotency_key = $2",
+                agent,
+                key
+            )
+            .fetch_optional(&mut *connection)
+            .await?
+        }
+        None => {
+            sqlx::query_scalar!(
+                "SELECT call_id FROM toolgate.calls
+                 WHERE run_id = $1 AND digest = $2 AND state NOT IN ('expired', 'voided')
+                   AND idempotency_key IS NULL
+                 ORDER BY call_id DESC LIMIT 1",
+                run.as_str(),
+                digest
+            )
+            .fetch_optional(&mut *connection)
+            .await?
+        }
+    };
+    match id {
+        Some(id) => find(connection, &id).await,
+        None => Ok(None),
+    }
+}
+
+/// Turns an approved call into one that is being executed. True for exactly one caller: the row changes once.
+///
+/// # Errors
+/// When the database is away.
+pub async fn claim(connection: &mut PgConnection, id: &CallId) -> Result<bool, StoreError> {
+    let claimed = sqlx::query!(
+        "UPDATE toolgate.calls SET state = 'executing', updated_at = now()
+         WHERE call_id = $1 AND state = 'approved'",
+        id.as_str()
+    )
+    .execute(connection)
+    .await?;
+    Ok(claimed.rows_affected() == 1)
+}
+
+/// How a kept call ended.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// The call.
+    pub call_id: CallId,
+    /// How.
+    pub outcome: Outcome,
+    /// Whether the API executed it, if that is known.
+    pub executed: Option<bool>,
+    /// The API's status.
+    pub status: Option<u16>,
+    /// The API's answer, sealed.
+    pub answer: Option<Vec<u8>>,
+    /// A problem code, when there is no answer to give.
+    pub code: Option<&'static str>,
+    /// A sentence to go with it.
+    pub explanation: Option<String>,
+}
+
+/// Ends a call and its approval, and erases what was sealed. From `executing` for what was sent; from `parked` or
+/// `approved` for what was not. Calls that are not kept, and calls that have ended, stay as they are: false.
+///
+/// # Errors
+/// When the database is away.
+pub async fn finish(connection: &mut PgConnection, ending: &Ending) -> Result<bool, StoreError> {
+    let finished = sqlx::query!(
+        "UPDATE toolgate.calls
+         SET state = $2, executed = $3, status = $4, answer = $5, code = $6, explanation = $7,
+             sealed = NULL, updated_at = now()
+         WHERE call_id = $1
+           AND CASE WHEN $2 IN ('denied', 'expired', 'voided') THEN state IN ('parked', 'approved')
+                    ELSE state = 'executing' END",
+        ending.call_id.as_str(),
+        ending.outcome.as_str(),
+        ending.executed,
+        ending.status.and_then(|status| i16::try_from(status).ok()),
+        ending.answer.as_deref(),
+        ending.code,
+        ending.explanation,
+    )
+    .execute(&mut *connection)
+    .await?;
+    if finished.rows_affected() == 0 {
+        return Ok(false);
+    }
+    if matches!(
+        ending.outcome,
+        Outcome::Denied | Outcome::Expired | Outcome::Voided
+    ) {
+        sqlx::query!(
+            "UPDATE toolgate.approvals SET state = $2, decided_at = now(), frozen_at = NULL
+             WHERE call_id = $1 AND state IN ('pending', 'approved')",
+            ending.call_id.as_str(),
+            ending.outcome.as_str()
+        )
+        .execute(connection)
+        .await?;
+    }
+    Ok(true)
+}
+
+/// Calls that are approved and not yet begun, oldest first: what a start, a resume or the worker must execute.
+///
+/// # Errors
+/// When the database is away.
+pub async fn approved(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    let found = sqlx::query_scalar!(
+        "SELECT call_id FROM toolgate.calls WHERE state = 'approved' ORDER BY call_id LIMIT 1000"
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(found)
+}
+
+/// Sets calls that a gateway which is gone left in `executing` to `indeterminate`. Only for the start, when the
+/// lock says that no other gateway runs and this one has begun nothing.
+///
+/// # Errors
+/// When the database is away.
+pub async fn close_executing(connection: &mut PgConnection) -> Result<u64, StoreError> {
+    let closed = sqlx::query!(
+        "UPDATE toolgate.calls SET state = 'indeterminate', sealed = NULL, executed = NULL, updated_at = now(),
+                code = 'indeterminate',
+                explanation = 'The gateway stopped while this call was under way; it is not known whether the API executed it.'
+         WHERE state = 'executing'"
+    )
+    .execute(connection)
+    .await?;
+    Ok(closed.rows_affected())
+}
