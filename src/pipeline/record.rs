@@ -194,6 +194,10 @@ impl Drop for Recorded {
 }
 
 /// What came of recording an intent.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is nearly every call, and a box for it would be an allocation on the hot path"
+)]
 pub(super) enum Begun {
     /// It stands; this call may be forwarded.
     Now(Recorded),
