@@ -153,6 +153,13 @@ pub struct Tier {
 /// Reads, resolves and checks a config file. Every problem found is reported, and a config comes back only
 /// when there is none.
 pub fn load(file: &SourceFile, variables: &Variables) -> (Option<Config>, Vec<Finding>) {
+    let (config, findings) = load_for_check(file, variables);
+    (config.filter(|_| findings.is_empty()), findings)
+}
+
+/// The same, but a config comes back whenever the file can be read at all, with empty places where something is wrong: good
+/// enough to hold contracts and policies against it, so that all problems are told at once, and for nothing else.
+pub fn load_for_check(file: &SourceFile, variables: &Variables) -> (Option<Config>, Vec<Finding>) {
     let written: file::Config = match yaml::read(file) {
         Ok(written) => written,
         Err(finding) => return (None, vec![*finding]),
@@ -165,12 +172,7 @@ pub fn load(file: &SourceFile, variables: &Variables) -> (Option<Config>, Vec<Fi
         findings: Vec::new(),
     };
     let config = resolver.config(written);
-    let findings = resolver.findings;
-    if findings.is_empty() {
-        (config, findings)
-    } else {
-        (None, findings)
-    }
+    (Some(config), resolver.findings)
 }
 
 struct Resolver<'a> {
@@ -196,18 +198,20 @@ impl Resolver<'_> {
         }
     }
 
-    fn config(&mut self, written: file::Config) -> Option<Config> {
+    fn config(&mut self, written: file::Config) -> Config {
         let apis = self.apis(&written.apis);
         let operators = self.operators(&written);
         let agents = self.agents(&written);
         let tiers = self.tiers(&written);
         let master_secret = self.master_secret(&written.master_secret);
         let database = self.database(&written.database);
-        Some(Config {
+        Config {
             agents_address: written.listeners.agents,
             operators_address: written.listeners.operators,
-            database: database?,
-            master_secret: master_secret?,
+            database: database.unwrap_or(Database::BuiltIn {
+                home: PathBuf::new(),
+            }),
+            master_secret: master_secret.unwrap_or(Secret::new("")),
             tools: self.base.join(&written.tools),
             policies: self.base.join(&written.policies),
             limits: Limits {
@@ -221,7 +225,7 @@ impl Resolver<'_> {
             agents,
             operators,
             tiers,
-        })
+        }
     }
 
     fn master_secret(&mut self, raw: &Spanned<String>) -> Option<Secret> {
@@ -273,36 +277,35 @@ impl Resolver<'_> {
                     "use lower-case letters, digits, '-' and '_'; v1, mcp and console are the gateway's own paths",
                 );
             }
-            if let Some(api) = self.api(&spanned.value) {
-                apis.insert(name.as_str().into(), api);
-            }
+            let api = self.api(&spanned.value);
+            apis.insert(name.as_str().into(), api);
         }
         apis
     }
 
-    fn api(&mut self, written: &file::Api) -> Option<Api> {
+    fn api(&mut self, written: &file::Api) -> Api {
         let base_url = self.text(&written.base_url);
-        let credential = written.credential.as_ref().map(|raw| self.credential(raw));
-        let base_url = base_url?;
-        if let Err(error) = crate::upstream::Base::parse(&base_url) {
+        let wrong = base_url
+            .as_deref()
+            .and_then(|url| crate::upstream::Base::parse(url).err());
+        if let Some(error) = wrong {
             self.wrong(
                 &written.base_url,
                 error.to_string(),
                 "write it as https://host[:port][/path]",
             );
-            return None;
         }
-        Some(Api {
-            base_url,
-            credential: match credential {
-                Some(found) => Some(found?),
-                None => None,
-            },
+        Api {
+            base_url: base_url.unwrap_or_default(),
+            credential: written
+                .credential
+                .as_ref()
+                .and_then(|raw| self.credential(raw)),
             ca_file: written.ca_file.as_ref().map(|path| self.base.join(path)),
             connect_timeout: Duration::from_millis(written.connect_timeout_ms),
             idle_timeout: Duration::from_millis(written.idle_timeout_ms),
             max_connections: written.max_connections,
-        })
+        }
     }
 
     fn credential(&mut self, written: &file::Credential) -> Option<Credential> {

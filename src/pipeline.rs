@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 
 use crate::{
@@ -134,6 +134,8 @@ pub struct ToolCall {
     pub idempotency_key: Option<String>,
     /// What to do while it is parked.
     pub prefer: Prefer,
+    /// The trace that the call belongs to (W3C Trace Context), passed on to the API.
+    pub traceparent: Option<HeaderValue>,
     /// When it came.
     pub received_at: Timestamp,
 }

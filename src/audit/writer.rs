@@ -74,18 +74,10 @@ impl Writer {
         store::audit::ensure_partitions(connection).await?;
         store::instances::add(connection, &self.instance, now).await?;
         let mut transaction = connection.begin().await?;
-        let orphans = store::audit::orphans(&mut transaction, &self.instance).await?;
-        let mut entries: Vec<Entry> = orphans.into_iter().map(orphan_outcome).collect();
-        if !entries.is_empty() {
-            tracing::warn!(
-                calls = entries.len(),
-                "calls were under way when the last gateway stopped; they are recorded as indeterminate"
-            );
-        }
+        let mut entries = super::orphaned(&mut transaction, &self.instance, now).await?;
         entries.push(Entry::new(Kind::GatewayStarted));
         store::audit::insert(&mut transaction, &self.instance, 1, now, entries.iter()).await?;
         store::calls::close_executing(&mut transaction).await?;
-        store::instances::settle_others(&mut transaction, &self.instance, now).await?;
         transaction.commit().await?;
         self.seq = i64::try_from(entries.len()).unwrap_or(i64::MAX);
         Ok(self)
@@ -401,25 +393,6 @@ fn not_sent(intent: &Entry) -> Entry {
         api: intent.api.clone(),
         tool: intent.tool.clone(),
         approval_id: intent.approval_id.clone(),
-        ..Entry::new(Kind::Outcome)
-    }
-}
-
-/// The outcome of an intent whose gateway is gone.
-fn orphan_outcome(orphan: store::audit::Orphan) -> Entry {
-    Entry {
-        call_id: orphan.call_id.parse().ok(),
-        run_id: orphan.run_id.and_then(|id| id.parse().ok()),
-        approval_id: orphan.approval_id.and_then(|id| id.parse().ok()),
-        agent: orphan.agent.map(Into::into),
-        api: orphan.api.map(Into::into),
-        tool: orphan.tool.map(Into::into),
-        outcome: Some(Outcome::Indeterminate),
-        reasons: vec!["indeterminate"],
-        finished_at: Some(clock::now()),
-        detail: Some(
-            serde_json::json!({"why": "the gateway stopped between sending the call and recording its outcome"}),
-        ),
         ..Entry::new(Kind::Outcome)
     }
 }

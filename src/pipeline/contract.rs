@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody as _};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value, json};
 
@@ -29,6 +29,7 @@ pub(super) async fn check(
 ) -> Result<ToolCall, Refusal> {
     no_upgrade(&arrival.headers)?;
     let idempotency_key = idempotency_key(&arrival.headers)?;
+    let traceparent = traceparent(&arrival.headers);
     let prefer = prefer(&arrival.headers, app.config.limits.max_wait.as_secs());
     let (tool, arguments, format, words) = match arrival.wanted {
         Wanted::Request {
@@ -91,6 +92,7 @@ pub(super) async fn check(
         words,
         idempotency_key,
         prefer,
+        traceparent,
         received_at: arrival.received_at,
     })
 }
@@ -325,6 +327,29 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
             ),
         )),
     }
+}
+
+/// The caller's trace, if it is exactly of the form that W3C Trace Context gives version 00: lower-case hexadecimal, ids not
+/// zero. Anything else is left out, as that specification says, and never passed on.
+fn traceparent(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut values = headers.get_all("traceparent").iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    let hex = |part: &str, length: usize| {
+        part.len() == length
+            && part
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let id = |part: &str, length| hex(part, length) && part.bytes().any(|byte| byte != b'0');
+    let mut parts = value.to_str().ok()?.split('-');
+    let fits = parts.next() == Some("00")
+        && parts.next().is_some_and(|trace| id(trace, 32))
+        && parts.next().is_some_and(|parent| id(parent, 16))
+        && parts.next().is_some_and(|flags| hex(flags, 2))
+        && parts.next().is_none();
+    fits.then(|| value.clone())
 }
 
 /// What is understood of RFC 7240 preferences; the others are ignored, as that RFC says.

@@ -225,6 +225,7 @@ async fn rebuild(
         words: sealed.words,
         idempotency_key: None,
         prefer: Prefer::default(),
+        traceparent: None,
         received_at: row.received_at,
     }))
 }

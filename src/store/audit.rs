@@ -239,7 +239,8 @@ pub struct Orphan {
     pub approval_id: Option<String>,
 }
 
-/// Intents without an outcome of every instance but this one, from where each was last known to be settled.
+/// Intents without an outcome of every instance but this one: from where each was last known to be settled, and those of
+/// kept calls that stand in `executing`, whenever they began.
 ///
 /// # Errors
 /// When the database is away.
@@ -259,7 +260,16 @@ pub async fn orphans(
              AND NOT EXISTS (
                  SELECT FROM audit.entries AS ending
                  WHERE ending.call_id = intent.call_id AND ending.kind IN ('outcome', 'ended'))
-           ORDER BY intent.recorded_at, intent.seq"#,
+           UNION
+           SELECT intent.call_id, intent.run_id, intent.agent, intent.api, intent.tool, intent.approval_id
+           FROM toolgate.calls AS kept
+           JOIN audit.entries AS intent
+             ON intent.call_id = kept.call_id AND intent.kind = 'intent' AND intent.instance_id <> $1
+           WHERE kept.state = 'executing'
+             AND NOT EXISTS (
+                 SELECT FROM audit.entries AS ending
+                 WHERE ending.call_id = intent.call_id AND ending.kind IN ('outcome', 'ended'))
+           ORDER BY 1"#,
         this.as_str()
     )
     .fetch_all(connection)
