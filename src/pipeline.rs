@@ -13,6 +13,7 @@ use crate::{
     clock::Timestamp,
     config::Agent,
     contracts::{BodyFormat, UpstreamRequest},
+    entry::Redacted,
     ids::CallId,
     killswitch::Target,
     reason::Refusal,
@@ -126,6 +127,8 @@ pub struct ToolCall {
     pub format: Option<BodyFormat>,
     /// The request to the API, made from the arguments and nothing else.
     pub request: UpstreamRequest,
+    /// The arguments as they may be recorded.
+    pub redacted: Redacted,
     /// Keyed digest over agent, run, tool, contract and arguments.
     pub digest: Arc<str>,
     /// The agent's own justification.

@@ -16,7 +16,7 @@ use crate::{
 use super::check;
 
 #[derive(Debug, Args)]
-#[group(id = "whose", required = true, multiple = false, args = ["agent", "operator"])]
+#[command(group = clap::ArgGroup::new("whose").required(true).args(["agent", "operator"]))]
 pub(super) struct CreateArgs {
     /// The agent that the key is for.
     #[arg(long, value_name = "NAME")]

@@ -219,10 +219,7 @@ fn intent_entry(app: &App, permit: &Permit, approval: Option<ApprovalId>) -> Ent
         consequence: Some(call.tool.contract.consequence),
         contract_digest: Some(Arc::clone(&call.tool.digest)),
         policy_digest: Some(Arc::clone(&app.policy_digest)),
-        arguments: call
-            .arguments
-            .as_object()
-            .map(|arguments| call.tool.marks.redact(arguments, &app.keyring)),
+        arguments: Some(call.redacted.clone()),
         arguments_digest: Some(Arc::clone(&call.digest)),
         decision: Some(Decision::Permit),
         policies: permit.policies().to_vec(),

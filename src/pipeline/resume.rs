@@ -206,6 +206,7 @@ async fn rebuild(
     if *digest != *row.digest || *digest != *approved.approval.digest {
         return Ok(Err("its digest is not the one that was approved".to_owned()));
     }
+    let redacted = tool.marks.redact(&arguments, &app.keyring);
     let format = contract::format_from(sealed.format.as_deref());
     let Ok(request) = contract::build(tool, &arguments, format) else {
         return Ok(Err("its arguments no longer fit the contract".to_owned()));
@@ -221,6 +222,7 @@ async fn rebuild(
         arguments,
         format,
         request,
+        redacted,
         digest,
         words: sealed.words,
         idempotency_key: None,

@@ -3,7 +3,11 @@
 use sqlx::PgConnection;
 
 use super::StoreError;
-use crate::{clock::Timestamp, entry::Entry, ids::InstanceId};
+use crate::{
+    clock::Timestamp,
+    entry::{Entry, Redacted},
+    ids::InstanceId,
+};
 
 /// Separates the items of a text list inside one array element; a control character that no code, id or policy
 /// name can hold.
@@ -27,7 +31,7 @@ struct Columns<'a> {
     consequence: Vec<Option<&'a str>>,
     contract_digest: Vec<Option<&'a str>>,
     policy_digest: Vec<Option<&'a str>>,
-    arguments: Vec<Option<String>>,
+    arguments: Vec<Option<&'a str>>,
     arguments_digest: Vec<Option<&'a str>>,
     decision: Vec<Option<&'a str>>,
     reasons: Vec<Option<String>>,
@@ -67,12 +71,8 @@ impl<'a> Columns<'a> {
             .push(entry.consequence.map(crate::call::Consequence::as_str));
         self.contract_digest.push(entry.contract_digest.as_deref());
         self.policy_digest.push(entry.policy_digest.as_deref());
-        self.arguments.push(
-            entry
-                .arguments
-                .as_ref()
-                .map(|redacted| redacted.value().to_string()),
-        );
+        self.arguments
+            .push(entry.arguments.as_ref().map(Redacted::as_json));
         self.arguments_digest
             .push(entry.arguments_digest.as_deref());
         self.decision
