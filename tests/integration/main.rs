@@ -10,4 +10,5 @@
 )]
 
 mod desk;
+mod layers;
 mod support;
