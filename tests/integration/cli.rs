@@ -81,7 +81,10 @@ impl Scratch {
             .current_dir(&self.0)
             .env_remove("TOOLGATE_LOG")
             .env("TOOLGATE_HOME", self.home())
-            .env("TOOLGATE_MASTER_SECRET", "a master secret for tests only, long enough")
+            .env(
+                "TOOLGATE_MASTER_SECRET",
+                "a master secret for tests only, long enough",
+            )
             .env("DESK_URL", "http://127.0.0.1:1")
             .env("DESK_TOKEN", "desk-token");
         command
@@ -222,7 +225,9 @@ fn check_reports_every_mistake_at_its_place_in_one_go() {
         let found = errors.iter().any(|finding| {
             let path = finding["file"].as_str().unwrap();
             let path = std::path::absolute(path).unwrap();
-            path.components().collect::<PathBuf>().ends_with(file.rsplit('/').next().unwrap())
+            path.components()
+                .collect::<PathBuf>()
+                .ends_with(file.rsplit('/').next().unwrap())
                 && finding["line"] == line
                 && finding["column"] == column
                 && finding["message"].as_str().unwrap().len() > 10
@@ -267,7 +272,12 @@ fn serve_does_not_start_without_anything_that_permits() {
         std::fs::remove_file(forbids.0.join("policies").join(file)).unwrap();
     }
     let comments = Scratch::with_shipped_files();
-    for file in ["desk.cedar", "etcd.cedar", "operators.cedar", "defaults.cedar"] {
+    for file in [
+        "desk.cedar",
+        "etcd.cedar",
+        "operators.cedar",
+        "defaults.cedar",
+    ] {
         std::fs::write(comments.0.join("policies").join(file), "// nothing yet\n").unwrap();
     }
     for (scratch, says) in [
@@ -323,7 +333,11 @@ fn a_wrong_database_is_told_without_its_password() {
             .output()
             .unwrap();
         let ended = Ended::of(output).expect(1);
-        assert!(ended.err.contains("because:") || ended.err.contains("postgres://"), "{}", ended.err);
+        assert!(
+            ended.err.contains("because:") || ended.err.contains("postgres://"),
+            "{}",
+            ended.err
+        );
         for text in [&ended.out, &ended.err] {
             assert!(!text.contains("hunter2"), "{url}: {text}");
         }
@@ -421,7 +435,12 @@ fn the_demo_runs_through_once_and_again_on_the_same_home() {
     assert!(of("step").len() >= 12, "{events:#?}");
     assert!(of("step").iter().all(|step| step["good"] == true));
     assert!(of("audit").len() >= 7, "{events:#?}");
-    for file in ["agent.key", "operator.key", "second-operator.key", "auditor.url"] {
+    for file in [
+        "agent.key",
+        "operator.key",
+        "second-operator.key",
+        "auditor.url",
+    ] {
         let mode = std::fs::metadata(scratch.0.join("home").join(file))
             .unwrap()
             .permissions()
@@ -438,7 +457,14 @@ async fn beside_a_running_demo_the_other_commands_work() {
     arguments.push("--json");
     let demo = Demo::start(scratch.toolgate(&arguments));
 
-    let select = ["psql", "--home", &home, "--", "-tAc", "select 40 + 2, current_user"];
+    let select = [
+        "psql",
+        "--home",
+        &home,
+        "--",
+        "-tAc",
+        "select 40 + 2, current_user",
+    ];
     let ended = scratch.run(&select).expect(0);
     assert_eq!(ended.out.trim(), "42|toolgate_auditor");
     for statement in [
@@ -460,7 +486,9 @@ async fn beside_a_running_demo_the_other_commands_work() {
     let create = |owner: &[&str]| {
         let config = scratch.config();
         let mut command = scratch.toolgate(&["keys", "create", "--config", &config]);
-        command.args(owner).env("TOOLGATE_MASTER_SECRET", master.trim());
+        command
+            .args(owner)
+            .env("TOOLGATE_MASTER_SECRET", master.trim());
         Ended::of(command.output().unwrap())
     };
     let key = create(&["--agent", "platform-bot"]).expect(0);
@@ -502,8 +530,15 @@ fn the_demo_runs_for_an_ordinary_user_too() {
     let home = scratch.home();
     std::fs::create_dir(&home).unwrap();
     let id = |option: &str| -> u32 {
-        let output = Command::new("id").args([option, "nobody"]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+        let output = Command::new("id")
+            .args([option, "nobody"])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
     };
     let (user, group) = (id("-u"), id("-g"));
     chown(&home, Some(user), Some(group)).unwrap();

@@ -210,7 +210,7 @@ async fn each_way_a_call_can_go_is_one_row_that_tells_it_all() {
     expect(
         "denied",
         &row,
-        &json!({"reasons": ["denied_by_policy"], "policies": ["refunds-above-limit"]}),
+        &json!({"reasons": ["denied_by_policy"], "policies": ["money-needs-finance", "refunds-above-limit"]}),
     );
 
     let invalid =
