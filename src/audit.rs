@@ -19,6 +19,7 @@ use crate::{
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
 };
 
+mod late;
 mod orphans;
 mod writer;
 

@@ -115,15 +115,18 @@ async fn claim(
     mut permit: super::Permit,
     approval: ApprovalId,
 ) -> Option<super::Recorded> {
+    let mut in_doubt = false;
     loop {
         let (back, why) = match record::claim(app, permit, approval.clone()).await {
             Ok(recorded) => return Some(recorded),
             Err(refused) => refused,
         };
         permit = back;
-        if matches!(why, NotClaimed::Taken) {
+        // Whoever took it may have been ourselves, by an earlier try that was given up and happened after all.
+        if matches!(why, NotClaimed::Taken) && !in_doubt {
             return None;
         }
+        in_doubt = true;
         loop {
             tokio::time::sleep(PAUSE).await;
             match state(app, id).await.as_deref() {

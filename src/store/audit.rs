@@ -116,11 +116,11 @@ pub async fn insert(
                agent, operator, surface, api, tool, consequence, contract_digest, policy_digest,
                arguments, arguments_digest, decision, reasons, policies,
                received_at, decided_at, forwarded_at, finished_at, status, executed, outcome, words, detail)
-           SELECT $1, b.seq, $2, b.kind, b.opens_call, b.call_id, b.run_id, b.approval_id, b.kill_switch_id,
+           SELECT $1, b.seq, $2, b.kind::audit.entry_kind, b.opens_call, b.call_id, b.run_id, b.approval_id, b.kill_switch_id,
                b.agent, b.operator, b.surface, b.api, b.tool, b.consequence, b.contract_digest, b.policy_digest,
-               b.arguments::jsonb, b.arguments_digest, b.decision,
+               b.arguments::jsonb, b.arguments_digest, b.decision::audit.decision,
                string_to_array(b.reasons, E'\x1f'), string_to_array(b.policies, E'\x1f'),
-               b.received_at, b.decided_at, b.forwarded_at, b.finished_at, b.status, b.executed, b.outcome,
+               b.received_at, b.decided_at, b.forwarded_at, b.finished_at, b.status, b.executed, b.outcome::audit.outcome,
                b.words, b.detail::jsonb
            FROM unnest(
                $3::bigint[], $4::text[], $5::boolean[], $6::text[], $7::text[], $8::text[], $9::text[],

@@ -9,5 +9,8 @@
     reason = "a test that meets what it did not expect should fail at once"
 )]
 
+mod cli;
 mod desk;
+mod layers;
+mod records;
 mod support;
