@@ -167,12 +167,6 @@ impl Writer {
         }
     }
 
-    /// A time for the next entries.
-    fn moment(&mut self) -> Timestamp {
-        self.latest = self.latest.max(clock::now());
-        self.latest
-    }
-
     /// Takes an entry for the next commit. Nothing that is pending has been tried yet.
     fn take_in(&mut self, mut queued: Queued) {
         let given_up = |queued: &Queued| {
@@ -251,7 +245,7 @@ impl Writer {
         if self.connection.is_none() {
             return Err(StoreError::Unavailable("not connected".to_owned()));
         }
-        let at = self.moment();
+        let at = risen(&mut self.latest);
         self.tried_at = at;
         let first = self.seq + 1;
         let instance = &self.instance;
@@ -406,19 +400,19 @@ impl Writer {
 
     /// Runs work and commits it with its entries.
     async fn act(&mut self, work: Work) -> Acted {
-        let at = self.moment();
         let first = self.seq + 1;
         let Some(connection) = self.connection.as_mut() else {
             return Acted::Undone;
         };
-        let instance = &self.instance;
+        let (instance, latest) = (&self.instance, &mut self.latest);
         // What COMMIT was asked for: from then on it may have happened without our learning of it.
         let mut asked = None;
         let all = async {
             let mut transaction = connection.begin().await?;
             let entries = work(&mut transaction).await?;
+            let at = risen(latest);
             store::audit::insert(&mut transaction, instance, first, at, entries.iter()).await?;
-            asked = Some(entries);
+            asked = Some((entries, at));
             transaction.commit().await?;
             Ok(())
         };
@@ -428,15 +422,15 @@ impl Writer {
                 Err(StoreError::Unavailable("a commit took too long".to_owned()))
             });
         match (result, asked) {
-            (Ok(()), entries) => {
-                let entries = entries.unwrap_or_default();
+            (Ok(()), asked) => {
+                let (entries, at) = asked.unwrap_or((Vec::new(), self.latest));
                 self.seq += i64::try_from(entries.len()).unwrap_or(0);
                 self.track_all(&entries, at);
                 Acted::Done(entries)
             }
             (Err(StoreError::Unavailable(reason)), asked) => {
                 tracing::warn!(reason, "a transaction broke");
-                asked.map_or(Acted::Undone, |entries| Acted::Unknown(entries, at))
+                asked.map_or(Acted::Undone, |(entries, at)| Acted::Unknown(entries, at))
             }
             (Err(error), _) => Acted::Refused(error),
         }
@@ -463,7 +457,7 @@ impl Writer {
     }
 
     async fn note_settled(&mut self) {
-        let now = self.moment();
+        let now = risen(&mut self.latest);
         let until = self.open_since.first().map_or(now, |(since, _)| *since);
         let Some(connection) = self.connection.as_mut() else {
             return;
@@ -477,4 +471,10 @@ impl Writer {
             self.resume_count().await;
         }
     }
+}
+
+/// A time for the next entries: now, or the last one's where the clock was set back.
+fn risen(latest: &mut Timestamp) -> Timestamp {
+    *latest = clock::now().max(*latest);
+    *latest
 }

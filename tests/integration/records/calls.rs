@@ -432,16 +432,24 @@ async fn the_texts_that_decided_stand_under_the_digests_that_calls_name() {
     expect("policies", &policies, &json!({"kind": "policies"}));
     let content = policies["content"].as_str().unwrap();
     assert!(content.contains("refunds-above-limit") && content.contains("amount_cents > 100000"));
-    let before = row["contract_digest"].clone();
     let world = world
-        .restart(|setup| setup.tool("desk.yaml", "maxLength: 500,", "maxLength: 400,"))
+        .restart(|setup| {
+            let setup = setup.tool("desk.yaml", "maxLength: 500,", "maxLength: 400,");
+            setup.policy(
+                "desk.cedar",
+                "more than 100,000 cents",
+                "more than 1,000.00",
+            )
+        })
         .await;
     let answer = send(world.refund(None, 250_000))
         .await
         .problem(403, "denied_by_policy");
     let after = world.call_row(answer.header("toolgate-call")).await;
-    assert_ne!(after["contract_digest"], before);
-    for digest in [&after["contract_digest"], &before] {
-        view(&world, "versions", "digest", digest.as_str().unwrap()).await;
+    for column in ["contract_digest", "policy_digest"] {
+        assert_ne!(after[column], row[column], "{column}");
+        for digest in [&after[column], &row[column]] {
+            view(&world, "versions", "digest", digest.as_str().unwrap()).await;
+        }
     }
 }
