@@ -9,8 +9,13 @@
     reason = "a test that meets what it did not expect should fail at once"
 )]
 
+mod approvals;
+mod approvals_waiting;
 mod cli;
 mod desk;
+mod idempotency;
+mod kill_switch;
 mod layers;
+mod outage;
 mod records;
 mod support;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sqlx::{
-    AssertSqlSafe, Connection as _, PgConnection,
+    AssertSqlSafe, Connection as _, PgConnection, Row as _,
     postgres::{PgConnectOptions, PgRow},
 };
 use toolgate::{
@@ -219,7 +219,8 @@ impl World {
     }
 
     async fn issue(&mut self, kind: KeyKind, owner: &str) {
-        let ring = Keyring::new(&Secret::new(MASTER)).unwrap();
+        let master = self.setup.variables.get("TOOLGATE_MASTER_SECRET");
+        let ring = Keyring::new(&Secret::new(master.map_or(MASTER, String::as_str))).unwrap();
         let options = options("toolgate_gateway", &self.database);
         let (_, key) = issuing::issue(&options, &ring, kind, owner, None)
             .await
@@ -247,6 +248,16 @@ impl World {
         self.issue(kind, owner).await;
         self.taken_up(kind, owner).await;
         self.keys[owner].clone()
+    }
+
+    /// The same for several of one kind, at once.
+    pub async fn keys(&mut self, kind: KeyKind, owners: &[String]) {
+        for owner in owners {
+            self.issue(kind, owner).await;
+        }
+        for owner in owners {
+            self.taken_up(kind, owner).await;
+        }
     }
 
     /// Stops the gateway in good order and starts another on the same database, with a changed setup.
@@ -383,6 +394,32 @@ impl World {
             .unwrap_or(0)
     }
 
+    /// Approvals in a state, as `ada` sees them (the first 200).
+    pub async fn approvals(&self, state: &str) -> Vec<Value> {
+        let path = format!("/v1/approvals?state={state}&limit=200");
+        let answer = send(self.operator("ada", Method::GET, &path))
+            .await
+            .expect(200);
+        answer.body["data"].as_array().unwrap().clone()
+    }
+
+    /// The one pending approval, once there is one.
+    pub async fn only_pending(&self) -> String {
+        for _ in 0..300 {
+            if let [only] = self.approvals("pending").await.as_slice() {
+                return only["approval"].as_str().unwrap().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("there is not exactly one pending approval");
+    }
+
+    /// How many audit entries fulfil a condition.
+    pub async fn entries(&self, condition: &str) -> i64 {
+        let query = format!("SELECT count(*) FROM audit.entries WHERE {condition}");
+        self.audit(&query).await[0].get(0)
+    }
+
     /// A connection as one of the roles: `toolgate_owner`, `toolgate_gateway`, `toolgate_auditor`, `superuser`.
     pub async fn connect(&self, role: &str) -> PgConnection {
         PgConnection::connect_with(&options(role, &self.database))
@@ -464,8 +501,12 @@ pub fn options(role: &str, database: &str) -> PgConnectOptions {
     url(role, database).parse().unwrap()
 }
 
+/// `database` is a name on the shared server, or `directory/name` on another one.
 pub fn url(role: &str, database: &str) -> String {
-    url_at(&server_directory(), role, database)
+    match database.rsplit_once('/') {
+        Some((directory, name)) => url_at(directory, role, name),
+        None => url_at(&server_directory(), role, database),
+    }
 }
 
 /// The same through a socket in another directory.
