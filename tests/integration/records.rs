@@ -1,7 +1,7 @@
 //! The records themselves: who may read and write them, what the tables refuse, and where rows land. What the views tell,
 //! what must never stand in them, and what becomes of a record when things break, is in the modules below.
 
-use chrono::{Datelike as _, Months, Utc};
+use chrono::{Datelike as _, Months};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
