@@ -95,6 +95,19 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
     Ok(started)
 }
 
+/// Returns at Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// When signals cannot be waited for.
+pub async fn ended() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
 async fn bind(address: SocketAddr, whose: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!(

@@ -1,10 +1,10 @@
 //! Who calls: every route of both listeners against every credential that is none, and one answer for all of them.
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use toolgate::{
-    issuing,
+    clock, issuing,
     keys::KeyKind,
     secrets::{Keyring, Secret},
 };
@@ -123,7 +123,7 @@ async fn useless_keys(world: &mut World, kind: KeyKind) -> Vec<(String, Vec<Vec<
     let good = world.keys[owner].expose().to_owned();
     let ring = Keyring::new(&Secret::new(MASTER)).unwrap();
     let gateway = options("toolgate_gateway", &world.database);
-    let past = Utc::now() - TimeDelta::seconds(1);
+    let past = clock::now() - TimeDelta::seconds(1);
     let issue = |owner, expires_at| issuing::issue(&gateway, &ring, kind, owner, expires_at);
     let (_, expired) = issue(owner, Some(past)).await.unwrap();
     let (_, ghost) = issue("ghost", None).await.unwrap();
@@ -320,7 +320,7 @@ async fn a_key_ends_when_it_expires_or_is_revoked() {
     };
     let ring = Keyring::new(&Secret::new(MASTER)).unwrap();
     let gateway = options("toolgate_gateway", &world.database);
-    let end = Utc::now() + TimeDelta::seconds(4);
+    let end = clock::now() + TimeDelta::seconds(4);
     let (_, expiring) = issuing::issue(&gateway, &ring, KeyKind::Agent, "support-bot", Some(end))
         .await
         .unwrap();
@@ -334,7 +334,7 @@ async fn a_key_ends_when_it_expires_or_is_revoked() {
         .unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
     assert_eq!(read(&world, &other).await, 401);
-    let left = end - Utc::now() + TimeDelta::milliseconds(50);
+    let left = end - clock::now() + TimeDelta::milliseconds(50);
     tokio::time::sleep(left.to_std().unwrap_or_default()).await;
     assert_eq!(read(&world, &expiring).await, 401);
     assert_eq!(read(&world, &world.keys["support-bot"]).await, 200);

@@ -1,10 +1,13 @@
 //! Runs: what they narrow, when they end, and whose they are.
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Row as _;
-use toolgate::keys::KeyKind;
+use toolgate::{
+    clock::{self, Timestamp},
+    keys::KeyKind,
+};
 
 use crate::support::{Answer, World, send};
 
@@ -140,9 +143,8 @@ async fn a_run_that_is_not_open_to_the_agent_is_refused() {
         .expect(201);
     let expiring = answer.body["run"].as_str().unwrap().to_owned();
     send(world.refund(Some(&expiring), 100)).await.expect(201);
-    let expires_at: chrono::DateTime<Utc> =
-        answer.body["expires_at"].as_str().unwrap().parse().unwrap();
-    let left = expires_at - Utc::now() + TimeDelta::milliseconds(50);
+    let expires_at: Timestamp = answer.body["expires_at"].as_str().unwrap().parse().unwrap();
+    let left = expires_at - clock::now() + TimeDelta::milliseconds(50);
     tokio::time::sleep(left.to_std().unwrap_or_default()).await;
     let open_run = world.run().await;
     let unknown = "run_01000000000000000000000000";

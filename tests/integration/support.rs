@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sqlx::{
-    AssertSqlSafe, Connection as _, PgConnection,
+    AssertSqlSafe, Connection as _, PgConnection, Row as _,
     postgres::{PgConnectOptions, PgRow},
 };
 use toolgate::{
@@ -31,6 +31,8 @@ pub struct Setup {
     pub tools: BTreeMap<String, String>,
     pub policies: BTreeMap<String, String>,
     pub variables: BTreeMap<String, String>,
+    /// The directory of the socket through which the gateway reaches the database, where it is not the server's own.
+    pub through: Option<String>,
 }
 
 impl Setup {
@@ -57,6 +59,7 @@ impl Setup {
             tools: read("config/tools", "yaml"),
             policies: read("policies", "cedar"),
             variables: BTreeMap::new(),
+            through: None,
         }
     }
 
@@ -216,7 +219,8 @@ impl World {
     }
 
     async fn issue(&mut self, kind: KeyKind, owner: &str) {
-        let ring = Keyring::new(&Secret::new(MASTER)).unwrap();
+        let master = self.setup.variables.get("TOOLGATE_MASTER_SECRET");
+        let ring = Keyring::new(&Secret::new(master.map_or(MASTER, String::as_str))).unwrap();
         let options = options("toolgate_gateway", &self.database);
         let (_, key) = issuing::issue(&options, &ring, kind, owner, None)
             .await
@@ -244,6 +248,16 @@ impl World {
         self.issue(kind, owner).await;
         self.taken_up(kind, owner).await;
         self.keys[owner].clone()
+    }
+
+    /// The same for several of one kind, at once.
+    pub async fn keys(&mut self, kind: KeyKind, owners: &[String]) {
+        for owner in owners {
+            self.issue(kind, owner).await;
+        }
+        for owner in owners {
+            self.taken_up(kind, owner).await;
+        }
     }
 
     /// Stops the gateway in good order and starts another on the same database, with a changed setup.
@@ -380,6 +394,32 @@ impl World {
             .unwrap_or(0)
     }
 
+    /// Approvals in a state, as `ada` sees them (the first 200).
+    pub async fn approvals(&self, state: &str) -> Vec<Value> {
+        let path = format!("/v1/approvals?state={state}&limit=200");
+        let answer = send(self.operator("ada", Method::GET, &path))
+            .await
+            .expect(200);
+        answer.body["data"].as_array().unwrap().clone()
+    }
+
+    /// The one pending approval, once there is one.
+    pub async fn only_pending(&self) -> String {
+        for _ in 0..300 {
+            if let [only] = self.approvals("pending").await.as_slice() {
+                return only["approval"].as_str().unwrap().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("there is not exactly one pending approval");
+    }
+
+    /// How many audit entries fulfil a condition.
+    pub async fn entries(&self, condition: &str) -> i64 {
+        let query = format!("SELECT count(*) FROM audit.entries WHERE {condition}");
+        self.audit(&query).await[0].get(0)
+    }
+
     /// A connection as one of the roles: `toolgate_owner`, `toolgate_gateway`, `toolgate_auditor`, `superuser`.
     pub async fn connect(&self, role: &str) -> PgConnection {
         PgConnection::connect_with(&options(role, &self.database))
@@ -426,7 +466,10 @@ pub async fn start_gateway(setup: &Setup, database: &str, desk: &Desk) -> Result
     config.agents_address = ([127, 0, 0, 1], 0).into();
     config.operators_address = ([127, 0, 0, 1], 0).into();
     config.database = Database::External {
-        url: Secret::new(url("toolgate_gateway", database)),
+        url: Secret::new(match &setup.through {
+            Some(directory) => url_at(directory, "toolgate_gateway", database),
+            None => url("toolgate_gateway", database),
+        }),
         owner_url: None,
     };
     let sources = |files: &BTreeMap<String, String>| {
@@ -448,7 +491,7 @@ pub async fn start_gateway(setup: &Setup, database: &str, desk: &Desk) -> Result
         .map_err(|error| format!("{error:#}"))
 }
 
-fn server_directory() -> String {
+pub fn server_directory() -> String {
     std::env::var("TOOLGATE_TEST_SERVER")
         .expect("run the tests with tests/run, which starts a PostgreSQL for them")
 }
@@ -458,8 +501,17 @@ pub fn options(role: &str, database: &str) -> PgConnectOptions {
     url(role, database).parse().unwrap()
 }
 
+/// `database` is a name on the shared server, or `directory/name` on another one.
 pub fn url(role: &str, database: &str) -> String {
-    let host = server_directory().replace('/', "%2F");
+    match database.rsplit_once('/') {
+        Some((directory, name)) => url_at(directory, role, name),
+        None => url_at(&server_directory(), role, database),
+    }
+}
+
+/// The same through a socket in another directory.
+fn url_at(directory: &str, role: &str, database: &str) -> String {
+    let host = directory.replace('/', "%2F");
     format!("postgres://{role}@{host}:5432/{database}?sslmode=disable")
 }
 
