@@ -71,8 +71,12 @@ pub enum Database {
 pub struct Limits {
     /// Connections a listener holds at the same time.
     pub max_connections: usize,
-    /// How long a client may take to send its headers, and its body.
+    /// How long a client may take to send a request's head, and may keep a connection without sending one.
+    pub head_timeout: Duration,
+    /// How long a client may take to send a request's body.
     pub client_read_timeout: Duration,
+    /// How long a client may read nothing of an answer that waits for it.
+    pub client_write_timeout: Duration,
     /// The longest that `Prefer: wait=N` holds a connection.
     pub max_wait: Duration,
     /// How long a call waits for its record before it is refused.
@@ -216,7 +220,9 @@ impl Resolver<'_> {
             policies: self.base.join(&written.policies),
             limits: Limits {
                 max_connections: written.limits.max_connections,
+                head_timeout: Duration::from_millis(written.limits.head_timeout_ms),
                 client_read_timeout: Duration::from_millis(written.limits.client_read_timeout_ms),
+                client_write_timeout: Duration::from_millis(written.limits.client_write_timeout_ms),
                 max_wait: Duration::from_secs(written.limits.max_wait_seconds),
                 record_timeout: Duration::from_millis(written.limits.record_timeout_ms),
                 shutdown_timeout: Duration::from_secs(written.limits.shutdown_timeout_seconds),

@@ -9,13 +9,22 @@
     reason = "a test that meets what it did not expect should fail at once"
 )]
 
+mod answers;
 mod approvals;
 mod approvals_waiting;
+mod bodies;
 mod cli;
 mod desk;
+mod http;
 mod idempotency;
+mod identity;
 mod kill_switch;
 mod layers;
+mod load;
 mod outage;
+mod paths;
+mod probe;
 mod records;
+mod runs;
 mod support;
+mod wire;
