@@ -2,7 +2,7 @@
 //! away it keeps what must be told, comes back by itself, and finds out whether its last commit happened.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +18,8 @@ use crate::{
     clock::{self, Timestamp},
     entry::{Entry, Kind, Outcome},
     ids::{CallId, InstanceId},
-    store::{self, StoreError},
+    reason::Reason,
+    store::{self, StoreError, calls::Ending},
 };
 
 /// Entries in one statement at the most: what 256 callers and their outcomes can bring, twice over.
@@ -42,6 +43,9 @@ pub(super) struct Writer {
     /// Intents that stand and have no outcome yet.
     open: HashMap<CallId, Timestamp>,
     open_since: BTreeSet<(Timestamp, CallId)>,
+    /// Calls whose first entry stands although whoever asked for it was told that nothing is certain. Their refusal
+    /// follows and opens no second row.
+    late: HashSet<CallId>,
 }
 
 impl Writer {
@@ -60,6 +64,7 @@ impl Writer {
             pending: VecDeque::new(),
             open: HashMap::new(),
             open_since: BTreeSet::new(),
+            late: HashSet::new(),
         }
     }
 
@@ -108,7 +113,7 @@ impl Writer {
             while let Some(job) = next.take() {
                 match job {
                     Job::Entry(queued) => {
-                        self.pending.push_back(*queued);
+                        self.take(*queued);
                         next = self.drain(&mut queue);
                         self.commit_pending().await;
                     }
@@ -117,13 +122,18 @@ impl Writer {
                         if done.is_closed() {
                             continue;
                         }
-                        let result = self.act(work).await;
-                        let lost = matches!(result, Err(ActError::Unrecorded));
-                        let _ = done.send(result);
+                        let mut entries = Vec::new();
+                        let result = self.act(work, &mut entries).await;
+                        let (stands, lost) =
+                            (result.is_ok(), matches!(result, Err(ActError::Unrecorded)));
+                        let heard = done.send(result).is_ok();
                         if lost {
                             self.reconnect("a transaction broke").await;
-                            self.resume_count().await;
+                            self.resume_count(&entries).await;
+                        } else if stands && !heard {
+                            self.stands_unheard(&entries);
                         }
+                        self.commit_pending().await;
                     }
                     Job::Flush(done) => {
                         let _ = done.send(());
@@ -133,11 +143,53 @@ impl Writer {
         }
     }
 
+    fn take(&mut self, mut queued: Queued) {
+        let entry = &mut queued.entry;
+        if entry.kind == Some(Kind::Refusal)
+            && entry.reasons == [Reason::RecordUnavailable.code()]
+            && let Some(call) = &entry.call_id
+        {
+            // INVARIANT: one entry opens a call. Where the record came too late, it is not this one.
+            let opened = self.late.remove(call)
+                || self.pending.iter().any(|before| {
+                    before.entry.opens_call && before.entry.call_id.as_ref() == Some(call)
+                });
+            entry.opens_call = !opened;
+        }
+        self.pending.push_back(queued);
+    }
+
+    /// These stand, and whoever asked for them was told that this is not certain: a call that was to be sent never
+    /// will be, and says so. A claim of an approved call is taken up again by its own task.
+    fn stands_unheard(&mut self, entries: &[Entry]) {
+        for entry in entries.iter().filter(|entry| entry.opens_call) {
+            let Some(call) = entry.call_id.clone() else {
+                continue;
+            };
+            if entry.kind == Some(Kind::Intent) {
+                self.pending.push_back(Queued {
+                    entry: not_sent(entry),
+                    change: Some(Change::Finish(Ending {
+                        call_id: call.clone(),
+                        outcome: Outcome::Failed,
+                        executed: Some(false),
+                        status: None,
+                        answer: None,
+                        code: Some(Reason::RecordUnavailable.code()),
+                        explanation: Some(TOO_LATE.to_owned()),
+                    })),
+                    done: None,
+                });
+            }
+            self.late.insert(call);
+        }
+    }
+
     /// Takes the entries that have queued meanwhile; stops at the first job of another kind and gives that back.
     fn drain(&mut self, queue: &mut mpsc::Receiver<Job>) -> Option<Job> {
         while self.pending.len() < BATCH {
             match queue.try_recv() {
-                Ok(Job::Entry(queued)) => self.pending.push_back(*queued),
+                Ok(Job::Entry(queued)) => self.take(*queued),
                 Ok(other) => return Some(other),
                 Err(_nothing) => break,
             }
@@ -214,6 +266,7 @@ impl Writer {
             let heard = queued.done.map(|done| done.send(()).is_ok());
             // INVARIANT: an intent that nobody waits for is never forwarded, and says so.
             if heard == Some(false) && queued.entry.kind == Some(Kind::Intent) {
+                self.late.extend(queued.entry.call_id.clone());
                 follow_up.push(Queued {
                     entry: not_sent(&queued.entry),
                     change: None,
@@ -237,6 +290,9 @@ impl Writer {
                     self.open_since.remove(&(since, call.clone()));
                 }
             }
+            Some(Kind::Refusal) => {
+                self.late.remove(call);
+            }
             _ => {}
         }
     }
@@ -257,7 +313,11 @@ impl Writer {
         for _ in 0..count {
             match self.commit_first(1).await {
                 Ok(at) => self.committed(1, at),
-                Err(StoreError::Unavailable(_)) => return,
+                Err(StoreError::Unavailable(_)) => {
+                    // Connect again, and find out whether this one stands.
+                    self.connection = None;
+                    return;
+                }
                 Err(StoreError::Refused(reason) | StoreError::Conflict(reason)) => {
                     Box::pin(self.commit_one_by_one(1, &reason)).await;
                 }
@@ -316,8 +376,8 @@ impl Writer {
         }
     }
 
-    /// Runs work and commits it with its entries.
-    async fn act(&mut self, work: Work) -> Result<(), ActError> {
+    /// Runs work and commits it with its entries, which are given back in any case.
+    async fn act(&mut self, work: Work, entries: &mut Vec<Entry>) -> Result<(), ActError> {
         let at = clock::now();
         let first = self.seq + 1;
         let Some(connection) = self.connection.as_mut() else {
@@ -326,20 +386,20 @@ impl Writer {
         let instance = &self.instance;
         let all = async {
             let mut transaction = connection.begin().await?;
-            let entries = work(&mut transaction).await?;
+            *entries = work(&mut transaction).await?;
             store::audit::insert(&mut transaction, instance, first, at, entries.iter()).await?;
             transaction.commit().await?;
-            Ok(entries)
+            Ok(())
         };
-        let result: Result<Vec<Entry>, StoreError> = tokio::time::timeout(COMMIT_TIMEOUT, all)
+        let result: Result<(), StoreError> = tokio::time::timeout(COMMIT_TIMEOUT, all)
             .await
             .unwrap_or_else(|_elapsed| {
                 Err(StoreError::Unavailable("a commit took too long".to_owned()))
             });
         match result {
-            Ok(entries) => {
+            Ok(()) => {
                 self.seq += i64::try_from(entries.len()).unwrap_or(0);
-                for entry in &entries {
+                for entry in entries.iter() {
                     self.track(entry, at);
                 }
                 Ok(())
@@ -352,11 +412,19 @@ impl Writer {
         }
     }
 
-    /// After a broken connection without pending entries: go on counting where the table is.
-    async fn resume_count(&mut self) {
+    /// After a broken connection without pending entries: go on counting where the table is. `uncertain` is what the
+    /// broken transaction was to commit; where it was committed after all, that is made good.
+    async fn resume_count(&mut self, uncertain: &[Entry]) {
         while let Some(connection) = self.connection.as_mut() {
             match store::audit::last_seq(connection, &self.instance).await {
                 Ok(last) => {
+                    if last > self.seq {
+                        let at = clock::now();
+                        for entry in uncertain {
+                            self.track(entry, at);
+                        }
+                        self.stands_unheard(uncertain);
+                    }
                     self.seq = last;
                     self.healthy.store(true, Ordering::Release);
                     return;
@@ -380,21 +448,21 @@ impl Writer {
             .unwrap_or_else(|_elapsed| Err(StoreError::Unavailable("no answer".to_owned())));
         if let Err(error) = result {
             self.reconnect(&error.to_string()).await;
-            self.resume_count().await;
+            self.resume_count(&[]).await;
         }
     }
 }
+
+const TOO_LATE: &str = "the record came too late; the call was refused and not sent";
 
 /// The outcome of an intent that was committed too late for its caller.
 fn not_sent(intent: &Entry) -> Entry {
     Entry {
         outcome: Some(Outcome::Failed),
         executed: Some(false),
-        reasons: vec!["record_unavailable"],
+        reasons: vec![Reason::RecordUnavailable.code()],
         finished_at: Some(clock::now()),
-        detail: Some(
-            serde_json::json!({"why": "the record came too late; the call was refused and not sent"}),
-        ),
+        detail: Some(serde_json::json!({ "why": TOO_LATE })),
         call_id: intent.call_id.clone(),
         run_id: intent.run_id.clone(),
         agent: intent.agent.clone(),
