@@ -115,15 +115,18 @@ async fn claim(
     mut permit: super::Permit,
     approval: ApprovalId,
 ) -> Option<super::Recorded> {
+    let mut asked_before = false;
     loop {
         let (back, why) = match record::claim(app, permit, approval.clone()).await {
             Ok(recorded) => return Some(recorded),
             Err(refused) => refused,
         };
         permit = back;
-        if matches!(why, NotClaimed::Taken) {
+        // Taken, perhaps by an earlier try of ours that was committed after we had stopped waiting for it.
+        if matches!(why, NotClaimed::Taken) && !asked_before {
             return None;
         }
+        asked_before = true;
         loop {
             tokio::time::sleep(PAUSE).await;
             match state(app, id).await.as_deref() {
