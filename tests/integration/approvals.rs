@@ -133,10 +133,10 @@ async fn the_wrong_role_decides_nothing_and_is_recorded() {
 async fn nobody_decides_on_what_they_asked_for_whatever_their_roles() {
     let all = "roles: [finance, security, communications, data-steward, on-call]";
     let mut world = Setup::shipped()
-        .config("roles: [auditor]", all)
+        .config("roles: [auditor]", &all.replace('[', "[auditor, "))
         .start()
         .await;
-    world.keys(KeyKind::Operator, &["grace".to_owned()]).await;
+    world.key(KeyKind::Operator, "grace").await;
     let (_, approval) = world.parked(None, 25_000).await;
     for verb in ["approve", "deny"] {
         world
