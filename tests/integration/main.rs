@@ -7,4 +7,5 @@ mod desk;
 mod idempotency;
 mod kill_switch;
 mod outage;
+mod reading;
 mod support;
