@@ -26,3 +26,12 @@ COMMENT ON SCHEMA toolgate IS 'What is: runs, keys, parked calls, approvals and 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA audit TO toolgate_gateway, toolgate_auditor;
 GRANT USAGE ON SCHEMA toolgate TO toolgate_gateway;
+
+-- Everybody may make temporary tables unless told otherwise; nobody here needs one.
+DO $$
+BEGIN
+    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE NOTICE 'the database belongs to another role: temporary tables stay allowed';
+END
+$$;

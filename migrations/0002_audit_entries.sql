@@ -1,13 +1,17 @@
+CREATE TYPE audit.entry_kind AS ENUM (
+    'refusal', 'parked', 'intent', 'outcome', 'ended',
+    'run_opened', 'run_ended',
+    'approval_vote', 'approval_viewed', 'halt', 'resume',
+    'key_created', 'gateway_started', 'gateway_stopped', 'operator_refused');
+CREATE TYPE audit.decision AS ENUM ('permit', 'park', 'deny');
+CREATE TYPE audit.outcome AS ENUM ('completed', 'failed', 'indeterminate', 'denied', 'expired', 'voided');
+
 -- The one durable history. Rows are only ever inserted; each gateway start (instance) numbers its own from 1.
 CREATE TABLE audit.entries (
     instance_id        text        COLLATE "C" NOT NULL,
-    seq                bigint      NOT NULL CHECK (seq > 0),
+    seq                bigint      NOT NULL,
     recorded_at        timestamptz NOT NULL,
-    kind               text        COLLATE "C" NOT NULL CHECK (kind IN (
-        'refusal', 'parked', 'intent', 'outcome', 'ended',
-        'run_opened', 'run_ended',
-        'approval_vote', 'approval_viewed', 'halt', 'resume',
-        'key_created', 'gateway_started', 'gateway_stopped', 'operator_refused')),
+    kind               audit.entry_kind NOT NULL,
     opens_call         boolean     NOT NULL DEFAULT false,
     call_id            text        COLLATE "C",
     run_id             text        COLLATE "C",
@@ -23,7 +27,7 @@ CREATE TABLE audit.entries (
     policy_digest      text        COLLATE "C",
     arguments          jsonb,
     arguments_digest   text        COLLATE "C",
-    decision           text        COLLATE "C" CHECK (decision IN ('permit', 'park', 'deny')),
+    decision           audit.decision,
     reasons            text[],
     policies           text[],
     received_at        timestamptz,
@@ -32,22 +36,29 @@ CREATE TABLE audit.entries (
     finished_at        timestamptz,
     status             smallint,
     executed           boolean,
-    outcome            text        COLLATE "C" CHECK (outcome IN (
-        'completed', 'failed', 'indeterminate', 'denied', 'expired', 'voided')),
+    outcome            audit.outcome,
     words              text,
     detail             jsonb,
     PRIMARY KEY (instance_id, seq, recorded_at),
-    -- A call is opened by exactly these kinds, and always by one that names it.
-    CHECK (NOT opens_call OR (call_id IS NOT NULL AND kind IN ('refusal', 'parked', 'intent'))),
-    CHECK (kind NOT IN ('refusal', 'parked', 'intent', 'outcome', 'ended') OR call_id IS NOT NULL),
-    CHECK (kind NOT IN ('parked', 'intent') OR (agent IS NOT NULL AND run_id IS NOT NULL AND tool IS NOT NULL
-        AND arguments IS NOT NULL AND arguments_digest IS NOT NULL AND contract_digest IS NOT NULL
-        AND policy_digest IS NOT NULL)),
-    CHECK (kind <> 'refusal' OR (decision = 'deny' AND cardinality(reasons) > 0)),
-    CHECK (kind <> 'parked' OR (decision = 'park' AND approval_id IS NOT NULL)),
-    CHECK (kind <> 'intent' OR decision = 'permit'),
-    CHECK (kind NOT IN ('outcome', 'ended') OR outcome IS NOT NULL),
-    CHECK (kind NOT IN ('approval_vote', 'approval_viewed', 'halt', 'resume') OR operator IS NOT NULL)
+    -- Which rows make sense. One CHECK, because PostgreSQL reads each anew for every statement, and this table takes one
+    -- statement for every commit. It never comes to NULL, which would let a row pass.
+    CONSTRAINT entries_shape CHECK (
+        seq > 0 AND CASE kind
+            WHEN 'refusal' THEN call_id IS NOT NULL AND decision IS NOT DISTINCT FROM 'deny'
+                AND COALESCE(cardinality(reasons), 0) > 0
+            WHEN 'parked' THEN decision IS NOT DISTINCT FROM 'park'
+                AND num_nulls(call_id, run_id, agent, tool, arguments, arguments_digest, contract_digest, policy_digest,
+                              approval_id) = 0
+            WHEN 'intent' THEN decision IS NOT DISTINCT FROM 'permit'
+                AND num_nulls(call_id, run_id, agent, tool, arguments, arguments_digest, contract_digest, policy_digest) = 0
+            WHEN 'outcome' THEN NOT opens_call AND num_nulls(call_id, outcome) = 0
+            WHEN 'ended' THEN NOT opens_call AND num_nulls(call_id, outcome) = 0
+            WHEN 'approval_vote' THEN NOT opens_call AND operator IS NOT NULL
+            WHEN 'approval_viewed' THEN NOT opens_call AND operator IS NOT NULL
+            WHEN 'halt' THEN NOT opens_call AND operator IS NOT NULL
+            WHEN 'resume' THEN NOT opens_call AND operator IS NOT NULL
+            ELSE NOT opens_call
+        END)
 ) PARTITION BY RANGE (recorded_at);
 
 CREATE INDEX entries_call ON audit.entries (call_id) WHERE call_id IS NOT NULL;

@@ -8,7 +8,7 @@ SELECT
     opening.tool,
     opening.consequence,
     opening.surface,
-    opening.decision,
+    opening.decision::text                                         AS decision,
     CASE WHEN ending.reasons IS NULL THEN opening.reasons
          ELSE opening.reasons || ending.reasons END                AS reasons,
     opening.policies,
@@ -19,7 +19,7 @@ SELECT
     ending.status,
     CASE opening.kind
         WHEN 'refusal' THEN 'denied'
-        ELSE ending.outcome
+        ELSE ending.outcome::text
     END                                                            AS outcome,
     CASE opening.kind
         WHEN 'refusal' THEN false
@@ -138,7 +138,7 @@ SELECT
     (parked.detail ->> 'expires_at')::timestamptz          AS expires_at,
     votes.votes,
     votes.decided_by,
-    ending.outcome,
+    ending.outcome::text                                   AS outcome,
     ending.executed,
     ending.recorded_at                                     AS ended_at
 FROM audit.entries AS parked

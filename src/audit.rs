@@ -19,7 +19,11 @@ use crate::{
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
 };
 
+mod late;
+mod orphans;
 mod writer;
+
+pub use orphans::orphaned;
 
 /// Entries that may wait for the database at the same time. Beyond it calls are refused at once.
 const QUEUE: usize = 8_192;
@@ -218,8 +222,14 @@ impl Recorder {
             change,
             done: None,
         }));
-        if self.jobs.try_send(job).is_err() {
-            tracing::error!("an audit entry could not be handed to the writer: its queue is full");
+        if let Err(mpsc::error::TrySendError::Full(job)) = self.jobs.try_send(job) {
+            let jobs = self.jobs.clone();
+            match tokio::runtime::Handle::try_current() {
+                Ok(runtime) => {
+                    runtime.spawn(async move { jobs.send(job).await.is_ok() });
+                }
+                Err(_none) => tracing::error!("an audit entry could not be handed to the writer"),
+            }
         }
     }
 

@@ -1,16 +1,16 @@
 //! The command line: what each command takes, and how errors and logs are shown. The only place besides `app` that reads
 //! the config.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::demo::{self, DemoArgs};
 
 mod check;
 mod keys;
 mod psql;
 mod serve;
-
-pub use serve::ended;
 
 /// The policy-enforcing gateway between AI agents and the tool APIs they call.
 #[derive(Debug, Parser)]
@@ -36,27 +36,6 @@ enum Command {
     Policy(PolicyCommand),
     /// Open the database of a running gateway as the auditor, who can read everything and write nothing.
     Psql(PsqlArgs),
-}
-
-/// `toolgate demo`.
-#[derive(Debug, Args)]
-pub struct DemoArgs {
-    /// Run the sample calls through real HTTP, approve one, halt and resume, print the run's audit rows, and end.
-    #[arg(long)]
-    pub once: bool,
-    /// Where data, keys and secrets are kept [default: ./.toolgate; as root /var/lib/toolgate where the database's user
-    /// cannot enter that].
-    #[arg(long, value_name = "DIR")]
-    pub home: Option<PathBuf>,
-    /// Where agents connect.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    pub agents: SocketAddr,
-    /// Where operators connect.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
-    pub operators: SocketAddr,
-    /// Print JSON, one object a line.
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -118,7 +97,7 @@ pub fn main() -> ExitCode {
                 "warn"
             };
             log_to_stderr(level);
-            run(crate::demo::run(args))
+            run(demo::run(args))
         }
         Command::Serve(args) => {
             log_to_stderr("info");

@@ -17,8 +17,10 @@ use crate::{
 
 mod file;
 mod interpolate;
+mod read;
 
 pub use interpolate::Variables;
+pub use read::{read_directory, read_file};
 
 /// Everything that `serve` needs to know before it opens contracts and policies.
 #[derive(Debug)]
@@ -69,8 +71,12 @@ pub enum Database {
 pub struct Limits {
     /// Connections a listener holds at the same time.
     pub max_connections: usize,
-    /// How long a client may take to send its headers, and its body.
+    /// How long a client may take to send a request's head, and may keep a connection without sending one.
+    pub head_timeout: Duration,
+    /// How long a client may take to send a request's body.
     pub client_read_timeout: Duration,
+    /// How long a client may read nothing of an answer that waits for it.
+    pub client_write_timeout: Duration,
     /// The longest that `Prefer: wait=N` holds a connection.
     pub max_wait: Duration,
     /// How long a call waits for its record before it is refused.
@@ -151,6 +157,13 @@ pub struct Tier {
 /// Reads, resolves and checks a config file. Every problem found is reported, and a config comes back only
 /// when there is none.
 pub fn load(file: &SourceFile, variables: &Variables) -> (Option<Config>, Vec<Finding>) {
+    let (config, findings) = load_for_check(file, variables);
+    (config.filter(|_| findings.is_empty()), findings)
+}
+
+/// The same, but a config comes back whenever the file can be read at all, with empty places where something is wrong: good
+/// enough to hold contracts and policies against it, so that all problems are told at once, and for nothing else.
+pub fn load_for_check(file: &SourceFile, variables: &Variables) -> (Option<Config>, Vec<Finding>) {
     let written: file::Config = match yaml::read(file) {
         Ok(written) => written,
         Err(finding) => return (None, vec![*finding]),
@@ -163,12 +176,7 @@ pub fn load(file: &SourceFile, variables: &Variables) -> (Option<Config>, Vec<Fi
         findings: Vec::new(),
     };
     let config = resolver.config(written);
-    let findings = resolver.findings;
-    if findings.is_empty() {
-        (config, findings)
-    } else {
-        (None, findings)
-    }
+    (Some(config), resolver.findings)
 }
 
 struct Resolver<'a> {
@@ -194,23 +202,27 @@ impl Resolver<'_> {
         }
     }
 
-    fn config(&mut self, written: file::Config) -> Option<Config> {
+    fn config(&mut self, written: file::Config) -> Config {
         let apis = self.apis(&written.apis);
         let operators = self.operators(&written);
         let agents = self.agents(&written);
         let tiers = self.tiers(&written);
         let master_secret = self.master_secret(&written.master_secret);
         let database = self.database(&written.database);
-        Some(Config {
+        Config {
             agents_address: written.listeners.agents,
             operators_address: written.listeners.operators,
-            database: database?,
-            master_secret: master_secret?,
+            database: database.unwrap_or(Database::BuiltIn {
+                home: PathBuf::new(),
+            }),
+            master_secret: master_secret.unwrap_or(Secret::new("")),
             tools: self.base.join(&written.tools),
             policies: self.base.join(&written.policies),
             limits: Limits {
                 max_connections: written.limits.max_connections,
+                head_timeout: Duration::from_millis(written.limits.head_timeout_ms),
                 client_read_timeout: Duration::from_millis(written.limits.client_read_timeout_ms),
+                client_write_timeout: Duration::from_millis(written.limits.client_write_timeout_ms),
                 max_wait: Duration::from_secs(written.limits.max_wait_seconds),
                 record_timeout: Duration::from_millis(written.limits.record_timeout_ms),
                 shutdown_timeout: Duration::from_secs(written.limits.shutdown_timeout_seconds),
@@ -219,7 +231,7 @@ impl Resolver<'_> {
             agents,
             operators,
             tiers,
-        })
+        }
     }
 
     fn master_secret(&mut self, raw: &Spanned<String>) -> Option<Secret> {
@@ -271,36 +283,35 @@ impl Resolver<'_> {
                     "use lower-case letters, digits, '-' and '_'; v1, mcp and console are the gateway's own paths",
                 );
             }
-            if let Some(api) = self.api(&spanned.value) {
-                apis.insert(name.as_str().into(), api);
-            }
+            let api = self.api(&spanned.value);
+            apis.insert(name.as_str().into(), api);
         }
         apis
     }
 
-    fn api(&mut self, written: &file::Api) -> Option<Api> {
+    fn api(&mut self, written: &file::Api) -> Api {
         let base_url = self.text(&written.base_url);
-        let credential = written.credential.as_ref().map(|raw| self.credential(raw));
-        let base_url = base_url?;
-        if let Err(error) = crate::upstream::Base::parse(&base_url) {
+        let wrong = base_url
+            .as_deref()
+            .and_then(|url| crate::upstream::Base::parse(url).err());
+        if let Some(error) = wrong {
             self.wrong(
                 &written.base_url,
                 error.to_string(),
                 "write it as https://host[:port][/path]",
             );
-            return None;
         }
-        Some(Api {
-            base_url,
-            credential: match credential {
-                Some(found) => Some(found?),
-                None => None,
-            },
+        Api {
+            base_url: base_url.unwrap_or_default(),
+            credential: written
+                .credential
+                .as_ref()
+                .and_then(|raw| self.credential(raw)),
             ca_file: written.ca_file.as_ref().map(|path| self.base.join(path)),
             connect_timeout: Duration::from_millis(written.connect_timeout_ms),
             idle_timeout: Duration::from_millis(written.idle_timeout_ms),
             max_connections: written.max_connections,
-        })
+        }
     }
 
     fn credential(&mut self, written: &file::Credential) -> Option<Credential> {
@@ -473,40 +484,6 @@ pub fn is_scope(scope: &str) -> bool {
         && scope
             .split_once(':')
             .is_some_and(|(resource, verb)| resource.split('.').all(part) && part(verb))
-}
-
-/// Every file of a directory with the given extension, sorted by name.
-///
-/// # Errors
-/// When the directory or a file in it cannot be read, or the directory holds none.
-pub fn read_directory(directory: &Path, extension: &str) -> Result<Vec<SourceFile>, String> {
-    let unreadable =
-        |error: std::io::Error| format!("cannot read {}: {error}", directory.display());
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(directory)
-        .map_err(unreadable)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()
-        .map_err(unreadable)?;
-    paths.retain(|path| path.extension().is_some_and(|found| found == extension));
-    paths.sort();
-    if paths.is_empty() {
-        return Err(format!(
-            "{} holds no *.{extension} file",
-            directory.display()
-        ));
-    }
-    paths.into_iter().map(read_file).collect()
-}
-
-/// One file, with the path in the error.
-///
-/// # Errors
-/// When it cannot be read or is not UTF-8.
-pub fn read_file(path: PathBuf) -> Result<SourceFile, String> {
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(SourceFile::new(path, text)),
-        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-    }
 }
 
 #[cfg(test)]

@@ -4,17 +4,18 @@
 use std::{
     collections::BTreeMap,
     io::IsTerminal as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::Context as _;
+use clap::Args;
 use serde_json::json;
 
 use crate::{
     app::{RuleFiles, load_rules},
-    cli::{DemoArgs, ended},
     config::{self, Config, Database, Variables},
     database::{self, AUDITOR_URL, kept_secret, write_private},
     diagnostics::{self, SourceFile},
@@ -22,7 +23,7 @@ use crate::{
     keys::KeyKind,
     postgres,
     secrets::{Keyring, Secret},
-    server::{self, Gateway},
+    server::{self, Gateway, ended},
 };
 
 mod client;
@@ -31,6 +32,27 @@ mod once;
 mod screen;
 
 use screen::Screen;
+
+/// `toolgate demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Run the sample calls through real HTTP, approve one, halt and resume, print the run's audit rows, and end.
+    #[arg(long)]
+    pub once: bool,
+    /// Where data, keys and secrets are kept [default: ./.toolgate; as root /var/lib/toolgate where the database's user
+    /// cannot enter that].
+    #[arg(long, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Where agents connect.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub agents: SocketAddr,
+    /// Where operators connect.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
+    pub operators: SocketAddr,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// The keys that the demo makes: file, kind, whose.
 const KEYS: [(&str, KeyKind, &str); 3] = [

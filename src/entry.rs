@@ -11,18 +11,19 @@ use crate::{
     ids::{ApprovalId, CallId, KillSwitchId, RunId},
 };
 
-/// A value in which nothing marked as sensitive is left. Only `crate::redaction` makes one.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Redacted(Value);
+/// A value in which nothing marked as sensitive is left, as JSON text, so that it is written down once however often it is
+/// needed. Only `crate::redaction` makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redacted(Arc<str>);
 
 impl Redacted {
     /// For `crate::redaction` alone.
-    pub(crate) const fn vouched(value: Value) -> Self {
-        Self(value)
+    pub(crate) fn vouched(value: &Value) -> Self {
+        Self(value.to_string().into())
     }
 
-    /// The value, safe to store and to show.
-    pub const fn value(&self) -> &Value {
+    /// The value as JSON text, safe to store and to show.
+    pub fn as_json(&self) -> &str {
         &self.0
     }
 }

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    body::Body,
-    extract::State,
-    http::Request,
-    response::{IntoResponse, Response},
+    http::Method,
+    response::Response,
     routing::{delete, get, post},
 };
 
 use crate::{
     app::App,
+    problem,
     reason::{Reason, Refusal},
 };
 
@@ -73,16 +72,8 @@ async fn nothing_here() -> Refusal {
     )
 }
 
-async fn wrong_method(State(_): State<Arc<App>>, request: Request<Body>) -> Response {
-    let mut response = Refusal::new(
-        Reason::NotFound,
-        format!(
-            "{} does not take {}.",
-            request.uri().path(),
-            request.method()
-        ),
-    )
-    .into_response();
-    *response.status_mut() = http::StatusCode::METHOD_NOT_ALLOWED;
-    response
+/// axum adds the methods that the path has.
+async fn wrong_method(method: Method) -> Response {
+    let detail = format!("This path does not take {method}; the header Allow names what it takes.");
+    problem::method_not_allowed(&Refusal::new(Reason::NotFound, detail))
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     clock::Timestamp,
     config::Agent,
     contracts::{BodyFormat, UpstreamRequest},
+    entry::Redacted,
     ids::CallId,
     killswitch::Target,
     reason::Refusal,
@@ -126,6 +127,8 @@ pub struct ToolCall {
     pub format: Option<BodyFormat>,
     /// The request to the API, made from the arguments and nothing else.
     pub request: UpstreamRequest,
+    /// The arguments as they may be recorded.
+    pub redacted: Redacted,
     /// Keyed digest over agent, run, tool, contract and arguments.
     pub digest: Arc<str>,
     /// The agent's own justification.
@@ -134,6 +137,8 @@ pub struct ToolCall {
     pub idempotency_key: Option<String>,
     /// What to do while it is parked.
     pub prefer: Prefer,
+    /// The trace that the call belongs to (W3C Trace Context), passed on to the API.
+    pub traceparent: Option<HeaderValue>,
     /// When it came.
     pub received_at: Timestamp,
 }

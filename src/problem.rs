@@ -112,10 +112,20 @@ pub fn document(refusal: &Refusal, call: Option<&CallId>) -> Value {
 
 /// The answer of a refusal.
 pub fn response(refusal: &Refusal, call: Option<&CallId>) -> Response {
-    let (mut status, _) = status_and_title(refusal.reason);
-    if !refusal.allow.is_empty() {
-        status = StatusCode::METHOD_NOT_ALLOWED;
+    let (status, _) = status_and_title(refusal.reason);
+    if refusal.allow.is_empty() {
+        with_status(status, refusal, call)
+    } else {
+        with_status(StatusCode::METHOD_NOT_ALLOWED, refusal, call)
     }
+}
+
+/// The answer where the path is known and the method is not. Whoever knows the path's methods adds `Allow`.
+pub fn method_not_allowed(refusal: &Refusal) -> Response {
+    with_status(StatusCode::METHOD_NOT_ALLOWED, refusal, None)
+}
+
+fn with_status(status: StatusCode, refusal: &Refusal, call: Option<&CallId>) -> Response {
     let mut document = document(refusal, call);
     if let Some(object) = document.as_object_mut() {
         object.insert("status".to_owned(), json!(status.as_u16()));

@@ -2,6 +2,7 @@
 //! order.
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -10,28 +11,25 @@ use std::{
 use anyhow::Context as _;
 use axum::{
     Router,
-    body::Body,
-    extract::Request,
-    middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, header};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use http::{HeaderValue, Method, Request, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use sqlx::postgres::PgPoolOptions;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+
+use self::watched::{Ambiguous, Watched};
 
 use crate::{
     app::{App, Rules},
     audit::Recorder,
-    config::Config,
+    config::{Config, Limits},
     database::{self, Opened},
     entry::{Entry, Kind},
     http as routes,
@@ -40,11 +38,11 @@ use crate::{
     workers,
 };
 
+mod watched;
+
 /// Connections for reading. Few: calls read only when they are parked, keyed, or name a run for the first time.
 const READERS: u32 = 8;
-/// How long a client may take to send a request's head, and may keep a connection without sending one.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest head of a request, in bytes.
+/// The largest head of a request, in bytes. hyper asks before it reads, so one may be nearly twice as large.
 const HEAD_BYTES: usize = 64 * 1024;
 
 /// A gateway that serves.
@@ -87,13 +85,27 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         stop: stop.clone(),
         connections: connections.clone(),
     };
-    let most = app.config.limits.max_connections;
-    let listen =
-        |listener, router| accept(listener, router, most, stop.clone(), connections.clone());
-    tokio::spawn(listen(agents, transport(routes::agents(Arc::clone(&app)))));
-    tokio::spawn(listen(operators, transport(routes::operators(app))));
+    let listen = |listener, router| {
+        let limits = app.config.limits.clone();
+        accept(listener, router, limits, stop.clone(), connections.clone())
+    };
+    tokio::spawn(listen(agents, routes::agents(Arc::clone(&app))));
+    tokio::spawn(listen(operators, routes::operators(Arc::clone(&app))));
     tracing::info!(agents = %started.agents, operators = %started.operators, "serving");
     Ok(started)
+}
+
+/// Returns at Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// When signals cannot be waited for.
+pub async fn ended() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 async fn bind(address: SocketAddr, whose: &str) -> anyhow::Result<TcpListener> {
@@ -143,46 +155,15 @@ impl Gateway {
     }
 }
 
-/// Transport only: nothing here knows a call.
-fn transport(router: Router) -> Router {
-    router.layer(axum::middleware::from_fn(one_length))
-}
-
-/// A request that says its length in two ways, or in a way that the next server might read differently, is how requests
-/// are smuggled (RFC 9112 section 6.1): refused, and the connection is not used again.
-async fn one_length(request: Request<Body>, next: Next) -> Response {
-    let headers = request.headers();
-    let both = headers.contains_key(header::TRANSFER_ENCODING)
-        && headers.contains_key(header::CONTENT_LENGTH);
-    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
-    let codings = headers.get_all(header::TRANSFER_ENCODING);
-    let odd = codings.iter().count() > 1
-        || codings
-            .iter()
-            .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if both || lengths > 1 || odd {
-        let mut response = Refusal::new(
-            Reason::MalformedBody,
-            "The request gives its length in more than one way, or in an unusual one. Send either Content-Length or Transfer-Encoding: chunked.",
-        )
-        .into_response();
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
-        return response;
-    }
-    next.run(request).await
-}
-
 /// Our own accept loop: axum's has no timer, so its header timeout would do nothing, and no cap on connections.
 async fn accept(
     listener: TcpListener,
     router: Router,
-    most: usize,
+    limits: Limits,
     stop: CancellationToken,
     connections: TaskTracker,
 ) {
-    let room = Arc::new(Semaphore::new(most));
+    let room = Arc::new(Semaphore::new(limits.max_connections));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else {
             return;
@@ -193,7 +174,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, _peer)) => {
-                let serving = connection(stream, router.clone(), stop.clone());
+                let serving = connection(stream, router.clone(), limits.clone(), stop.clone());
                 connections.spawn(async move {
                     serving.await;
                     drop(place);
@@ -208,14 +189,22 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+/// One connection, one request after the other. Transport only: nothing here knows a call.
+async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps its delay");
     }
-    let service = TowerToHyperService::new(router);
+    let ambiguous = Ambiguous::default();
+    let stream = Watched::new(
+        stream,
+        2 * HEAD_BYTES,
+        limits.client_write_timeout,
+        ambiguous.clone(),
+    );
+    let service = service_fn(|request| answer(router.clone(), ambiguous.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(limits.head_timeout)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
@@ -229,4 +218,31 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
+}
+
+/// A request with two readings is refused before anything looks at it. After it, and after one that asks for another
+/// protocol, the bytes that follow are nobody's: the connection is not used again.
+async fn answer(
+    router: Router,
+    ambiguous: Ambiguous,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let is_ambiguous = ambiguous.is_set();
+    let is_last = is_ambiguous
+        || request.headers().contains_key(header::UPGRADE)
+        || *request.method() == Method::CONNECT;
+    let mut response = if is_ambiguous {
+        Refusal::new(
+            Reason::MalformedBody,
+            "The request can be read in more than one way. Send one Host, either one Content-Length or Transfer-Encoding: chunked, and CR LF at the end of each line.",
+        )
+        .into_response()
+    } else {
+        router.oneshot(request).await?
+    };
+    if is_last {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    Ok(response)
 }

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 
+mod close_abandoned;
 mod expire_approvals;
 mod refresh_keys;
 pub(crate) mod resume_approved;
@@ -14,6 +15,13 @@ mod upkeep;
 
 /// Starts all of them; they end when `stop` is cancelled.
 pub fn start(app: &Arc<App>, stop: &CancellationToken) {
+    every(
+        app,
+        stop,
+        Duration::from_secs(60),
+        "close_abandoned",
+        close_abandoned::turn,
+    );
     every(
         app,
         stop,

@@ -11,15 +11,14 @@ use std::{
 };
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{ActError, Change, Job, Queued, Work};
+use super::{ActError, Change, Job, Queued, Work, late::not_sent};
 use crate::{
     clock::{self, Timestamp},
-    entry::{Entry, Kind, Outcome},
+    entry::{Entry, Kind},
     ids::{CallId, InstanceId},
-    reason::Reason,
-    store::{self, StoreError, calls::Ending},
+    store::{self, StoreError},
 };
 
 /// Entries in one statement at the most: what 256 callers and their outcomes can bring, twice over.
@@ -31,6 +30,21 @@ const SETTLE_EVERY: Duration = Duration::from_secs(5);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_LAST: Duration = Duration::from_secs(1);
 
+/// Calls in [`Writer::given_up`] at the most: more than can wait at the same time.
+const GIVEN_UP: usize = 2 * super::QUEUE;
+
+/// What became of a transaction of its own.
+enum Acted {
+    /// It stands.
+    Done(Vec<Entry>),
+    /// The database said no; nothing of it stands.
+    Refused(StoreError),
+    /// The connection broke before it was to be committed; nothing of it stands.
+    Undone,
+    /// The connection broke while it was being committed.
+    Unknown(Vec<Entry>, Timestamp),
+}
+
 pub(super) struct Writer {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
@@ -40,12 +54,17 @@ pub(super) struct Writer {
     seq: i64,
     /// What must be committed next, in order. Empty while all is well and nobody calls.
     pending: VecDeque<Queued>,
+    /// When the first of them was last tried: the time that it bears if that try happened after all.
+    tried_at: Timestamp,
+    /// The time of the last entry. Times only ever rise, whatever the clock does: what is noted as settled lies before
+    /// everything that follows.
+    latest: Timestamp,
+    /// Calls whose opening entry stands although their caller was told that it does not. Their refusal, which is on its way,
+    /// must not open them a second time.
+    given_up: HashSet<CallId>,
     /// Intents that stand and have no outcome yet.
     open: HashMap<CallId, Timestamp>,
     open_since: BTreeSet<(Timestamp, CallId)>,
-    /// Calls whose first entry stands although whoever asked for it was told that nothing is certain. Their refusal
-    /// follows and opens no second row.
-    late: HashSet<CallId>,
 }
 
 impl Writer {
@@ -62,9 +81,11 @@ impl Writer {
             healthy,
             seq: 0,
             pending: VecDeque::new(),
+            tried_at: clock::now(),
+            latest: clock::now(),
+            given_up: HashSet::new(),
             open: HashMap::new(),
             open_since: BTreeSet::new(),
-            late: HashSet::new(),
         }
     }
 
@@ -79,18 +100,10 @@ impl Writer {
         store::audit::ensure_partitions(connection).await?;
         store::instances::add(connection, &self.instance, now).await?;
         let mut transaction = connection.begin().await?;
-        let orphans = store::audit::orphans(&mut transaction, &self.instance).await?;
-        let mut entries: Vec<Entry> = orphans.into_iter().map(orphan_outcome).collect();
-        if !entries.is_empty() {
-            tracing::warn!(
-                calls = entries.len(),
-                "calls were under way when the last gateway stopped; they are recorded as indeterminate"
-            );
-        }
+        let mut entries = super::orphaned(&mut transaction, &self.instance, now).await?;
         entries.push(Entry::new(Kind::GatewayStarted));
         store::audit::insert(&mut transaction, &self.instance, 1, now, entries.iter()).await?;
         store::calls::close_executing(&mut transaction).await?;
-        store::instances::settle_others(&mut transaction, &self.instance, now).await?;
         transaction.commit().await?;
         self.seq = i64::try_from(entries.len()).unwrap_or(i64::MAX);
         Ok(self)
@@ -113,7 +126,7 @@ impl Writer {
             while let Some(job) = next.take() {
                 match job {
                     Job::Entry(queued) => {
-                        self.take(*queued);
+                        self.take_in(*queued);
                         next = self.drain(&mut queue);
                         self.commit_pending().await;
                     }
@@ -122,16 +135,27 @@ impl Writer {
                         if done.is_closed() {
                             continue;
                         }
-                        let mut entries = Vec::new();
-                        let result = self.act(work, &mut entries).await;
-                        let (stands, lost) =
-                            (result.is_ok(), matches!(result, Err(ActError::Unrecorded)));
-                        let heard = done.send(result).is_ok();
-                        if lost {
-                            self.reconnect("a transaction broke").await;
-                            self.resume_count(&entries).await;
-                        } else if stands && !heard {
-                            self.stands_unheard(&entries);
+                        match self.act(work).await {
+                            Acted::Done(entries) => self.tell(done, &entries),
+                            Acted::Refused(error) => {
+                                let _ = done.send(Err(ActError::Store(error)));
+                            }
+                            Acted::Undone => {
+                                let _ = done.send(Err(ActError::Unrecorded));
+                                self.reconnect("a transaction broke").await;
+                                self.resume_count().await;
+                            }
+                            Acted::Unknown(entries, at) => {
+                                self.reconnect("the answer to a commit is lost").await;
+                                let before = self.seq;
+                                self.resume_count().await;
+                                if self.seq > before {
+                                    self.track_all(&entries, at);
+                                    self.tell(done, &entries);
+                                } else {
+                                    let _ = done.send(Err(ActError::Unrecorded));
+                                }
+                            }
                         }
                         self.commit_pending().await;
                     }
@@ -143,53 +167,55 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, mut queued: Queued) {
-        let entry = &mut queued.entry;
-        if entry.kind == Some(Kind::Refusal)
-            && entry.reasons == [Reason::RecordUnavailable.code()]
-            && let Some(call) = &entry.call_id
-        {
-            // INVARIANT: one entry opens a call. Where the record came too late, it is not this one.
-            let opened = self.late.remove(call)
-                || self.pending.iter().any(|before| {
-                    before.entry.opens_call && before.entry.call_id.as_ref() == Some(call)
-                });
-            entry.opens_call = !opened;
+    /// Takes an entry for the next commit. Nothing that is pending has been tried yet.
+    fn take_in(&mut self, mut queued: Queued) {
+        let given_up = |queued: &Queued| {
+            queued.entry.kind == Some(Kind::Intent)
+                && queued.done.as_ref().is_some_and(|done| done.is_closed())
+        };
+        // Its caller was told that nothing happened; the refusal tells of it.
+        if given_up(&queued) {
+            return;
+        }
+        let late = queued.entry.kind == Some(Kind::Refusal)
+            && queued.entry.reasons == ["record_unavailable"];
+        if let Some(call) = queued.entry.call_id.as_ref().filter(|_| late) {
+            self.pending
+                .retain(|other| !given_up(other) || other.entry.call_id.as_ref() != Some(call));
+            if self.given_up.remove(call) {
+                queued.entry.opens_call = false;
+            }
         }
         self.pending.push_back(queued);
     }
 
-    /// These stand, and whoever asked for them was told that this is not certain: a call that was to be sent never
-    /// will be, and says so. A claim of an approved call is taken up again by its own task.
-    fn stands_unheard(&mut self, entries: &[Entry]) {
-        for entry in entries.iter().filter(|entry| entry.opens_call) {
-            let Some(call) = entry.call_id.clone() else {
-                continue;
-            };
-            if entry.kind == Some(Kind::Intent) {
-                self.pending.push_back(Queued {
-                    entry: not_sent(entry),
-                    change: Some(Change::Finish(Ending {
-                        call_id: call.clone(),
-                        outcome: Outcome::Failed,
-                        executed: Some(false),
-                        status: None,
-                        answer: None,
-                        code: Some(Reason::RecordUnavailable.code()),
-                        explanation: Some(TOO_LATE.to_owned()),
-                    })),
-                    done: None,
-                });
-            }
-            self.late.insert(call);
+    /// Tells whoever asked for a transaction of its own that it stands. If they have gone, they were told that it does not.
+    fn tell(&mut self, done: oneshot::Sender<Result<(), ActError>>, entries: &[Entry]) {
+        if done.send(Ok(())).is_ok() {
+            return;
         }
+        // A claim of an approved call opens none: its task is still there and looks at the call again.
+        for entry in entries.iter().filter(|entry| entry.opens_call) {
+            let follow_up = self.give_up(entry);
+            self.pending.extend(follow_up);
+        }
+    }
+
+    /// An entry stands that its caller was told does not. INVARIANT: an intent that nobody waits for is never forwarded,
+    /// and says so.
+    fn give_up(&mut self, opening: &Entry) -> Option<Queued> {
+        if self.given_up.len() >= GIVEN_UP {
+            self.given_up.clear();
+        }
+        self.given_up.extend(opening.call_id.clone());
+        (opening.kind == Some(Kind::Intent)).then(|| not_sent(opening))
     }
 
     /// Takes the entries that have queued meanwhile; stops at the first job of another kind and gives that back.
     fn drain(&mut self, queue: &mut mpsc::Receiver<Job>) -> Option<Job> {
         while self.pending.len() < BATCH {
             match queue.try_recv() {
-                Ok(Job::Entry(queued)) => self.take(*queued),
+                Ok(Job::Entry(queued)) => self.take_in(*queued),
                 Ok(other) => return Some(other),
                 Err(_nothing) => break,
             }
@@ -216,7 +242,11 @@ impl Writer {
 
     /// Commits the first `count` pending entries, with their changes, in one transaction.
     async fn commit_first(&mut self, count: usize) -> Result<Timestamp, StoreError> {
-        let at = clock::now();
+        if self.connection.is_none() {
+            return Err(StoreError::Unavailable("not connected".to_owned()));
+        }
+        let at = risen(&mut self.latest);
+        self.tried_at = at;
         let first = self.seq + 1;
         let instance = &self.instance;
         let pending = &self.pending;
@@ -264,14 +294,8 @@ impl Writer {
         for queued in stand {
             self.track(&queued.entry, at);
             let heard = queued.done.map(|done| done.send(()).is_ok());
-            // INVARIANT: an intent that nobody waits for is never forwarded, and says so.
             if heard == Some(false) && queued.entry.kind == Some(Kind::Intent) {
-                self.late.extend(queued.entry.call_id.clone());
-                follow_up.push(Queued {
-                    entry: not_sent(&queued.entry),
-                    change: None,
-                    done: None,
-                });
+                follow_up.extend(self.give_up(&queued.entry));
             }
         }
         self.pending.extend(follow_up);
@@ -289,9 +313,6 @@ impl Writer {
                 if let Some(since) = self.open.remove(call) {
                     self.open_since.remove(&(since, call.clone()));
                 }
-            }
-            Some(Kind::Refusal) => {
-                self.late.remove(call);
             }
             _ => {}
         }
@@ -313,8 +334,9 @@ impl Writer {
         for _ in 0..count {
             match self.commit_first(1).await {
                 Ok(at) => self.committed(1, at),
-                Err(StoreError::Unavailable(_)) => {
-                    // Connect again, and find out whether this one stands.
+                Err(StoreError::Unavailable(reason)) => {
+                    // It may stand all the same: that is found out before anything is tried again.
+                    tracing::warn!(reason, "a commit broke");
                     self.connection = None;
                     return;
                 }
@@ -363,7 +385,7 @@ impl Writer {
                     .unwrap_or(0)
                     .min(self.pending.len());
                 if stand > 0 {
-                    self.committed(stand, clock::now());
+                    self.committed(stand, self.tried_at);
                 }
                 if self.pending.is_empty() {
                     self.healthy.store(true, Ordering::Release);
@@ -376,18 +398,21 @@ impl Writer {
         }
     }
 
-    /// Runs work and commits it with its entries, which are given back in any case.
-    async fn act(&mut self, work: Work, entries: &mut Vec<Entry>) -> Result<(), ActError> {
-        let at = clock::now();
+    /// Runs work and commits it with its entries.
+    async fn act(&mut self, work: Work) -> Acted {
         let first = self.seq + 1;
         let Some(connection) = self.connection.as_mut() else {
-            return Err(ActError::Unrecorded);
+            return Acted::Undone;
         };
-        let instance = &self.instance;
+        let (instance, latest) = (&self.instance, &mut self.latest);
+        // What COMMIT was asked for: from then on it may have happened without our learning of it.
+        let mut asked = None;
         let all = async {
             let mut transaction = connection.begin().await?;
-            *entries = work(&mut transaction).await?;
+            let entries = work(&mut transaction).await?;
+            let at = risen(latest);
             store::audit::insert(&mut transaction, instance, first, at, entries.iter()).await?;
+            asked = Some((entries, at));
             transaction.commit().await?;
             Ok(())
         };
@@ -396,35 +421,32 @@ impl Writer {
             .unwrap_or_else(|_elapsed| {
                 Err(StoreError::Unavailable("a commit took too long".to_owned()))
             });
-        match result {
-            Ok(()) => {
+        match (result, asked) {
+            (Ok(()), asked) => {
+                let (entries, at) = asked.unwrap_or((Vec::new(), self.latest));
                 self.seq += i64::try_from(entries.len()).unwrap_or(0);
-                for entry in entries.iter() {
-                    self.track(entry, at);
-                }
-                Ok(())
+                self.track_all(&entries, at);
+                Acted::Done(entries)
             }
-            Err(StoreError::Unavailable(reason)) => {
+            (Err(StoreError::Unavailable(reason)), asked) => {
                 tracing::warn!(reason, "a transaction broke");
-                Err(ActError::Unrecorded)
+                asked.map_or(Acted::Undone, |(entries, at)| Acted::Unknown(entries, at))
             }
-            Err(error) => Err(ActError::Store(error)),
+            (Err(error), _) => Acted::Refused(error),
         }
     }
 
-    /// After a broken connection without pending entries: go on counting where the table is. `uncertain` is what the
-    /// broken transaction was to commit; where it was committed after all, that is made good.
-    async fn resume_count(&mut self, uncertain: &[Entry]) {
+    fn track_all(&mut self, entries: &[Entry], at: Timestamp) {
+        for entry in entries {
+            self.track(entry, at);
+        }
+    }
+
+    /// After a broken connection without pending entries: go on counting where the table is.
+    async fn resume_count(&mut self) {
         while let Some(connection) = self.connection.as_mut() {
             match store::audit::last_seq(connection, &self.instance).await {
                 Ok(last) => {
-                    if last > self.seq {
-                        let at = clock::now();
-                        for entry in uncertain {
-                            self.track(entry, at);
-                        }
-                        self.stands_unheard(uncertain);
-                    }
                     self.seq = last;
                     self.healthy.store(true, Ordering::Release);
                     return;
@@ -435,10 +457,8 @@ impl Writer {
     }
 
     async fn note_settled(&mut self) {
-        let until = self
-            .open_since
-            .first()
-            .map_or_else(clock::now, |(since, _)| *since);
+        let now = risen(&mut self.latest);
+        let until = self.open_since.first().map_or(now, |(since, _)| *since);
         let Some(connection) = self.connection.as_mut() else {
             return;
         };
@@ -448,46 +468,13 @@ impl Writer {
             .unwrap_or_else(|_elapsed| Err(StoreError::Unavailable("no answer".to_owned())));
         if let Err(error) = result {
             self.reconnect(&error.to_string()).await;
-            self.resume_count(&[]).await;
+            self.resume_count().await;
         }
     }
 }
 
-const TOO_LATE: &str = "the record came too late; the call was refused and not sent";
-
-/// The outcome of an intent that was committed too late for its caller.
-fn not_sent(intent: &Entry) -> Entry {
-    Entry {
-        outcome: Some(Outcome::Failed),
-        executed: Some(false),
-        reasons: vec![Reason::RecordUnavailable.code()],
-        finished_at: Some(clock::now()),
-        detail: Some(serde_json::json!({ "why": TOO_LATE })),
-        call_id: intent.call_id.clone(),
-        run_id: intent.run_id.clone(),
-        agent: intent.agent.clone(),
-        api: intent.api.clone(),
-        tool: intent.tool.clone(),
-        approval_id: intent.approval_id.clone(),
-        ..Entry::new(Kind::Outcome)
-    }
-}
-
-/// The outcome of an intent whose gateway is gone.
-fn orphan_outcome(orphan: store::audit::Orphan) -> Entry {
-    Entry {
-        call_id: orphan.call_id.parse().ok(),
-        run_id: orphan.run_id.and_then(|id| id.parse().ok()),
-        approval_id: orphan.approval_id.and_then(|id| id.parse().ok()),
-        agent: orphan.agent.map(Into::into),
-        api: orphan.api.map(Into::into),
-        tool: orphan.tool.map(Into::into),
-        outcome: Some(Outcome::Indeterminate),
-        reasons: vec!["indeterminate"],
-        finished_at: Some(clock::now()),
-        detail: Some(
-            serde_json::json!({"why": "the gateway stopped between sending the call and recording its outcome"}),
-        ),
-        ..Entry::new(Kind::Outcome)
-    }
+/// A time for the next entries: now, or the last one's where the clock was set back.
+fn risen(latest: &mut Timestamp) -> Timestamp {
+    *latest = clock::now().max(*latest);
+    *latest
 }

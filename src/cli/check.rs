@@ -23,7 +23,8 @@ pub(super) fn load(path: &Path, variables: &Variables) -> Loaded {
         Ok(file) => file,
         Err(message) => return Loaded::failed(path, message),
     };
-    let (config, mut findings) = config::load(&file, variables);
+    let (config, mut findings) = config::load_for_check(&file, variables);
+    let usable = findings.is_empty();
     let Some(config) = config else {
         return Loaded {
             config: None,
@@ -33,12 +34,19 @@ pub(super) fn load(path: &Path, variables: &Variables) -> Loaded {
     };
     let files = match RuleFiles::read(&config) {
         Ok(files) => files,
-        Err(message) => return Loaded::failed(path, message),
+        Err(message) => {
+            findings.extend(Loaded::failed(path, message).findings);
+            return Loaded {
+                config: None,
+                rules: None,
+                findings,
+            };
+        }
     };
     let (rules, more) = load_rules(&config, &files);
     findings.extend(more);
     Loaded {
-        config: Some(config),
+        config: usable.then_some(config),
         rules,
         findings,
     }
@@ -81,7 +89,7 @@ pub(super) fn run(path: &Path, as_json: bool) -> ExitCode {
             _ => writeln!(out, "{}: {problems} problems", path.display()),
         };
     }
-    if problems == 0 && loaded.rules.is_some() {
+    if problems == 0 && loaded.config.is_some() && loaded.rules.is_some() {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(2)

@@ -16,10 +16,14 @@ use crate::{
 use super::check;
 
 #[derive(Debug, Args)]
-#[group(id = "whose", required = true, multiple = false, args = ["agent", "operator"])]
 pub(super) struct CreateArgs {
     /// The agent that the key is for.
-    #[arg(long, value_name = "NAME")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        required_unless_present = "operator",
+        conflicts_with = "operator"
+    )]
     agent: Option<String>,
     /// The operator that the key is for.
     #[arg(long, value_name = "NAME")]

@@ -3,7 +3,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use super::check;
-use crate::{config::Variables, server};
+use crate::{
+    config::Variables,
+    server::{self, ended},
+};
 
 pub(super) async fn run(config: PathBuf) -> anyhow::Result<ExitCode> {
     let loaded = check::load(&config, &Variables::default());
@@ -17,17 +20,4 @@ pub(super) async fn run(config: PathBuf) -> anyhow::Result<ExitCode> {
     ended().await?;
     gateway.stop().await;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Returns at Ctrl-C or SIGTERM.
-///
-/// # Errors
-/// When signals cannot be waited for.
-pub async fn ended() -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-        _ = terminate.recv() => {}
-    }
-    Ok(())
 }

@@ -47,7 +47,9 @@ pub(super) enum Database {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
     pub max_connections: usize,
+    pub head_timeout_ms: u64,
     pub client_read_timeout_ms: u64,
+    pub client_write_timeout_ms: u64,
     pub max_wait_seconds: u64,
     pub record_timeout_ms: u64,
     pub shutdown_timeout_seconds: u64,
@@ -57,7 +59,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 4096,
+            head_timeout_ms: 30_000,
             client_read_timeout_ms: 10_000,
+            client_write_timeout_ms: 30_000,
             max_wait_seconds: 300,
             record_timeout_ms: 2_000,
             shutdown_timeout_seconds: 20,

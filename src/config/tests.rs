@@ -1,3 +1,5 @@
+//! What a config may hold, and how each mistake is told.
+
 use super::*;
 
 const GOOD: &str = "\

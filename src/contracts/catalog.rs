@@ -115,6 +115,9 @@ impl Catalog {
         raw_path: &str,
     ) -> Result<Matched, RouteError> {
         let routers = self.routes.get(api).ok_or(RouteError::UnknownApi)?;
+        if raw_path.is_empty() {
+            return Err(RouteError::Unknown);
+        }
         let path =
             template::decode_path(raw_path).map_err(|reason| RouteError::BadPath { reason })?;
         let own = routers.iter().find(|(known, _)| known == method);

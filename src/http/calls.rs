@@ -5,7 +5,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use axum::{
     Json,
     body::Body,
-    extract::{Path, State},
+    extract::State,
     http::Request,
     response::{IntoResponse, Response},
 };
@@ -13,6 +13,7 @@ use futures::FutureExt as _;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
+use super::input::Named;
 use crate::{
     app::App,
     clock,
@@ -47,7 +48,7 @@ pub(super) async fn run(app: Arc<App>, arrival: Arrival) -> Reply {
 
 pub(super) async fn call(
     State(app): State<Arc<App>>,
-    Path(tool): Path<String>,
+    Named(tool): Named,
     request: Request<Body>,
 ) -> Response {
     let (parts, body) = request.into_parts();
@@ -93,7 +94,7 @@ pub(super) async fn tools(
 /// What became of a call, for the agent that made it.
 pub(super) async fn state(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Named(id): Named,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
     let agent = pipeline::agent(&app, &headers, clock::now())?;

@@ -1,10 +1,13 @@
 //! Reading the bodies of the gateway's own routes: strict JSON, bounded, with problems that say what to send instead.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
-use axum::body::Body;
+use axum::{
+    body::Body,
+    extract::{FromRequestParts, Path},
+};
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, request::Parts};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
@@ -15,6 +18,22 @@ use crate::{
 
 /// The largest body of the gateway's own routes.
 const LIMIT: usize = 64 * 1024;
+
+/// The one decoded segment of a path that names something: an id, or a tool. What is not UTF-8, and what PostgreSQL
+/// cannot hold as text, names nothing; the handler says so in its own words, after it has looked who asks.
+pub(super) struct Named(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let named = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(match named {
+            Ok(Path(text)) if !text.contains('\0') => text,
+            _ => String::new(),
+        }))
+    }
+}
 
 /// A JSON body as a type. Unknown fields are refused where the type says so.
 ///
@@ -33,11 +52,18 @@ pub(super) async fn json<T: DeserializeOwned>(
         // A list of the fields' values would do for the type, and nobody could read what it says.
         return Err(malformed("The body must be a JSON object.".to_owned()));
     }
-    serde_json::from_value(value).map_err(|error| {
-        malformed(format!(
-            "The body does not have the expected form: {error}."
-        ))
-    })
+    serde_json::from_value(value).map_err(|error| malformed(misfit(&error)))
+}
+
+/// What serde says, without the value that it quotes.
+fn misfit(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(", expected ") {
+        Some((_, expected)) => {
+            format!("The body does not have the expected form: it should have {expected}.")
+        }
+        None => format!("The body does not have the expected form: {text}."),
+    }
 }
 
 async fn read(body: Body, patience: Duration) -> Result<Bytes, Refusal> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::Body,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use chrono::TimeDelta;
@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::input;
+use super::input::{self, Named};
 use crate::{
     app::App,
     clock,
@@ -117,7 +117,7 @@ fn checked(agent: &Agent, opening: Opening) -> Result<NewRun, Refusal> {
 
 pub(super) async fn end(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Named(id): Named,
     headers: HeaderMap,
 ) -> Result<Json<serde_json::Value>, Refusal> {
     let now = clock::now();

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody as _};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Arrival, Caller, Prefer, ToolCall, Wanted, record::Trail};
 use crate::{
@@ -29,6 +29,7 @@ pub(super) async fn check(
 ) -> Result<ToolCall, Refusal> {
     no_upgrade(&arrival.headers)?;
     let idempotency_key = idempotency_key(&arrival.headers)?;
+    let traceparent = traceparent(&arrival.headers);
     let prefer = prefer(&arrival.headers, app.config.limits.max_wait.as_secs());
     let (tool, arguments, format, words) = match arrival.wanted {
         Wanted::Request {
@@ -74,9 +75,8 @@ pub(super) async fn check(
     }
     let request = build(&tool, &arguments, format)?;
     let digest = digest(app, &caller, &tool, &arguments);
-    trail.arguments = arguments
-        .as_object()
-        .map(|map| tool.marks.redact(map, &app.keyring));
+    let redacted = tool.marks.redact(&arguments, &app.keyring);
+    trail.arguments = Some(redacted.clone());
     trail.digest = Some(Arc::clone(&digest));
     trail.words.clone_from(&words);
     Ok(ToolCall {
@@ -87,10 +87,12 @@ pub(super) async fn check(
         arguments,
         format,
         request,
+        redacted,
         digest,
         words,
         idempotency_key,
         prefer,
+        traceparent,
         received_at: arrival.received_at,
     })
 }
@@ -110,14 +112,33 @@ pub(super) fn build(
 
 /// Keyed digest over everything that makes two calls the same call.
 pub(super) fn digest(app: &App, caller: &Caller, tool: &Tool, arguments: &Value) -> Arc<str> {
-    let text = json::canonical(&json!({
-        "agent": &*caller.agent.name,
-        "run": caller.run.id.as_str(),
-        "tool": &*tool.name,
-        "contract": &*tool.digest,
-        "arguments": arguments,
-    }));
+    let text = identity(
+        &caller.agent.name,
+        arguments,
+        &tool.digest,
+        caller.run.id.as_str(),
+        &tool.name,
+    );
     app.keyring.call_digest(&text).into()
+}
+
+/// RFC 8785 JSON of `{"agent", "arguments", "contract", "run", "tool"}`, put together from its parts so that the arguments are
+/// not copied.
+fn identity(agent: &str, arguments: &Value, contract: &str, run: &str, tool: &str) -> Vec<u8> {
+    let text = |text: &str| json::canonical(&Value::from(text));
+    let mut whole = Vec::with_capacity(512);
+    for (name, value) in [
+        ("{\"agent\":", text(agent)),
+        (",\"arguments\":", json::canonical(arguments)),
+        (",\"contract\":", text(contract)),
+        (",\"run\":", text(run)),
+        (",\"tool\":", text(tool)),
+    ] {
+        whole.extend_from_slice(name.as_bytes());
+        whole.extend_from_slice(&value);
+    }
+    whole.push(b'}');
+    whole
 }
 
 fn known(app: &App, name: &str, trail: &mut Trail) -> Result<Arc<Tool>, Refusal> {
@@ -327,6 +348,29 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     }
 }
 
+/// The caller's trace, if it is exactly of the form that W3C Trace Context gives version 00: lower-case hexadecimal, ids not
+/// zero. Anything else is left out, as that specification says, and never passed on.
+fn traceparent(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut values = headers.get_all("traceparent").iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    let hex = |part: &str, length: usize| {
+        part.len() == length
+            && part
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let id = |part: &str, length| hex(part, length) && part.bytes().any(|byte| byte != b'0');
+    let mut parts = value.to_str().ok()?.split('-');
+    let fits = parts.next() == Some("00")
+        && parts.next().is_some_and(|trace| id(trace, 32))
+        && parts.next().is_some_and(|parent| id(parent, 16))
+        && parts.next().is_some_and(|flags| hex(flags, 2))
+        && parts.next().is_none();
+    fits.then(|| value.clone())
+}
+
 /// What is understood of RFC 7240 preferences; the others are ignored, as that RFC says.
 fn prefer(headers: &HeaderMap, max_wait_seconds: u64) -> Prefer {
     let mut prefer = Prefer::default();
@@ -350,4 +394,29 @@ fn prefer(headers: &HeaderMap, max_wait_seconds: u64) -> Prefer {
 /// The format a sealed call was to be sent in.
 pub(super) fn format_from(text: Option<&str>) -> Option<BodyFormat> {
     text.and_then(|text| text.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_digest_is_over_is_the_canonical_form_of_the_whole() {
+        let arguments =
+            json!({"z": 1, "a": {"nested": [true, null, "\u{e9}\n\""]}, "amount": 12.5});
+        let whole = json!({
+            "tool": "desk.refunds.create", "run": "run_1", "agent": "a \"quoted\" one",
+            "contract": "sha256:0", "arguments": arguments,
+        });
+        let put_together = identity(
+            "a \"quoted\" one",
+            &arguments,
+            "sha256:0",
+            "run_1",
+            "desk.refunds.create",
+        );
+        assert_eq!(put_together, json::canonical(&whole));
+    }
 }

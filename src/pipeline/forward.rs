@@ -194,6 +194,9 @@ fn prepare<'a>(
         .map_err(|_invalid| internal("the path is no path"))?;
     let headers = request.headers_mut();
     headers.extend(built.headers);
+    if let Some(traceparent) = &call.traceparent {
+        headers.insert("traceparent", traceparent.clone());
+    }
     if let Some(content_type) = built.content_type {
         headers.insert(header::CONTENT_TYPE, content_type);
     }

@@ -269,10 +269,6 @@ async fn keep(
 ) -> Result<(ToolCall, Parked), Refusal> {
     let call = Arc::new(call);
     let (kept, approval) = (Arc::clone(&call), approval.clone());
-    let redacted = call
-        .arguments
-        .as_object()
-        .map(|arguments| call.tool.marks.redact(arguments, &app.keyring));
     let policy_digest = Arc::clone(&app.policy_digest);
     let parked = app
         .recorder
@@ -350,7 +346,7 @@ async fn keep(
                     consequence: Some(tool.contract.consequence),
                     contract_digest: Some(Arc::clone(&tool.digest)),
                     policy_digest: Some(policy_digest),
-                    arguments: redacted,
+                    arguments: Some(kept.redacted.clone()),
                     arguments_digest: Some(Arc::clone(&kept.digest)),
                     decision: Some(Decision::Park),
                     reasons: vec![Reason::ApprovalRequired.code()],

@@ -26,6 +26,10 @@ use crate::{
     upstream::StreamEnd,
 };
 
+mod told;
+
+use told::Told;
+
 /// What is known so far of a call, for the record of its refusal.
 #[derive(Debug)]
 pub(super) struct Trail {
@@ -194,6 +198,10 @@ impl Drop for Recorded {
 }
 
 /// What came of recording an intent.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is nearly every call, and a box for it would be an allocation on the hot path"
+)]
 pub(super) enum Begun {
     /// It stands; this call may be forwarded.
     Now(Recorded),
@@ -215,10 +223,7 @@ fn intent_entry(app: &App, permit: &Permit, approval: Option<ApprovalId>) -> Ent
         consequence: Some(call.tool.contract.consequence),
         contract_digest: Some(Arc::clone(&call.tool.digest)),
         policy_digest: Some(Arc::clone(&app.policy_digest)),
-        arguments: call
-            .arguments
-            .as_object()
-            .map(|arguments| call.tool.marks.redact(arguments, &app.keyring)),
+        arguments: Some(call.redacted.clone()),
         arguments_digest: Some(Arc::clone(&call.digest)),
         decision: Some(Decision::Permit),
         policies: permit.policies().to_vec(),
@@ -377,89 +382,6 @@ pub(super) async fn outcome(app: &Arc<App>, exchange: Exchange) -> Settled {
         call,
         surface,
         received,
-    }
-}
-
-/// What the record says of how a call went.
-struct Told {
-    outcome: Outcome,
-    executed: Option<bool>,
-    status: Option<u16>,
-    reasons: Vec<&'static str>,
-    kill_switch: Option<crate::ids::KillSwitchId>,
-    explanation: Option<String>,
-    detail: Option<Value>,
-    /// What the same request gets when it comes again.
-    answer: Option<Vec<u8>>,
-}
-
-impl Told {
-    /// `kept` calls keep their answer for the same request to come; the others need no copy.
-    fn of(received: &Received, kept: bool) -> Self {
-        match received {
-            Received::Whole(answer) => Self {
-                outcome: Outcome::Completed,
-                executed: Some(true),
-                status: Some(answer.status.as_u16()),
-                reasons: answer
-                    .violation
-                    .iter()
-                    .map(|_| Reason::UpstreamAnswerInvalid.code())
-                    .collect(),
-                kill_switch: None,
-                explanation: None,
-                detail: answer.violation.clone(),
-                answer: kept.then(|| answer.to_bytes()),
-            },
-            Received::Failed {
-                refusal,
-                outcome,
-                status,
-            } => Self {
-                outcome: *outcome,
-                executed: refusal.executed,
-                status: *status,
-                reasons: vec![refusal.reason.code()],
-                kill_switch: refusal.kill_switch.clone(),
-                explanation: Some(refusal.detail.clone()),
-                detail: refusal.audit_detail.clone(),
-                answer: None,
-            },
-            Received::Stream { status, .. } => {
-                Self::of_stream(*status, &StreamEnd::DroppedByReader)
-            }
-        }
-    }
-
-    fn of_stream(status: http::StatusCode, end: &StreamEnd) -> Self {
-        let whole = *end == StreamEnd::Complete;
-        let why = match end {
-            StreamEnd::Complete => None,
-            StreamEnd::Truncated(why) => {
-                Some(json!({"why": format!("the answer broke off: {why}")}))
-            }
-            StreamEnd::DroppedByReader => {
-                Some(json!({"why": "the agent went away before the end of the answer"}))
-            }
-        };
-        Self {
-            outcome: if whole {
-                Outcome::Completed
-            } else {
-                Outcome::Indeterminate
-            },
-            executed: whole.then_some(true),
-            status: Some(status.as_u16()),
-            reasons: if whole {
-                Vec::new()
-            } else {
-                vec![Reason::Indeterminate.code()]
-            },
-            kill_switch: None,
-            explanation: None,
-            detail: why,
-            answer: None,
-        }
     }
 }
 

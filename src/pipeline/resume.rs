@@ -115,18 +115,18 @@ async fn claim(
     mut permit: super::Permit,
     approval: ApprovalId,
 ) -> Option<super::Recorded> {
-    let mut asked_before = false;
+    let mut in_doubt = false;
     loop {
         let (back, why) = match record::claim(app, permit, approval.clone()).await {
             Ok(recorded) => return Some(recorded),
             Err(refused) => refused,
         };
         permit = back;
-        // Taken, perhaps by an earlier try of ours that was committed after we had stopped waiting for it.
-        if matches!(why, NotClaimed::Taken) && !asked_before {
+        // Whoever took it may have been ourselves, by an earlier try that was given up and happened after all.
+        if matches!(why, NotClaimed::Taken) && !in_doubt {
             return None;
         }
-        asked_before = true;
+        in_doubt = true;
         loop {
             tokio::time::sleep(PAUSE).await;
             match state(app, id).await.as_deref() {
@@ -209,6 +209,7 @@ async fn rebuild(
     if *digest != *row.digest || *digest != *approved.approval.digest {
         return Ok(Err("its digest is not the one that was approved".to_owned()));
     }
+    let redacted = tool.marks.redact(&arguments, &app.keyring);
     let format = contract::format_from(sealed.format.as_deref());
     let Ok(request) = contract::build(tool, &arguments, format) else {
         return Ok(Err("its arguments no longer fit the contract".to_owned()));
@@ -224,10 +225,12 @@ async fn rebuild(
         arguments,
         format,
         request,
+        redacted,
         digest,
         words: sealed.words,
         idempotency_key: None,
         prefer: Prefer::default(),
+        traceparent: None,
         received_at: row.received_at,
     }))
 }

@@ -3,7 +3,11 @@
 use sqlx::PgConnection;
 
 use super::StoreError;
-use crate::{clock::Timestamp, entry::Entry, ids::InstanceId};
+use crate::{
+    clock::Timestamp,
+    entry::{Entry, Redacted},
+    ids::InstanceId,
+};
 
 /// Separates the items of a text list inside one array element; a control character that no code, id or policy
 /// name can hold.
@@ -27,7 +31,7 @@ struct Columns<'a> {
     consequence: Vec<Option<&'a str>>,
     contract_digest: Vec<Option<&'a str>>,
     policy_digest: Vec<Option<&'a str>>,
-    arguments: Vec<Option<String>>,
+    arguments: Vec<Option<&'a str>>,
     arguments_digest: Vec<Option<&'a str>>,
     decision: Vec<Option<&'a str>>,
     reasons: Vec<Option<String>>,
@@ -67,12 +71,8 @@ impl<'a> Columns<'a> {
             .push(entry.consequence.map(crate::call::Consequence::as_str));
         self.contract_digest.push(entry.contract_digest.as_deref());
         self.policy_digest.push(entry.policy_digest.as_deref());
-        self.arguments.push(
-            entry
-                .arguments
-                .as_ref()
-                .map(|redacted| redacted.value().to_string()),
-        );
+        self.arguments
+            .push(entry.arguments.as_ref().map(Redacted::as_json));
         self.arguments_digest
             .push(entry.arguments_digest.as_deref());
         self.decision
@@ -116,11 +116,11 @@ pub async fn insert(
                agent, operator, surface, api, tool, consequence, contract_digest, policy_digest,
                arguments, arguments_digest, decision, reasons, policies,
                received_at, decided_at, forwarded_at, finished_at, status, executed, outcome, words, detail)
-           SELECT $1, b.seq, $2, b.kind, b.opens_call, b.call_id, b.run_id, b.approval_id, b.kill_switch_id,
+           SELECT $1, b.seq, $2, b.kind::audit.entry_kind, b.opens_call, b.call_id, b.run_id, b.approval_id, b.kill_switch_id,
                b.agent, b.operator, b.surface, b.api, b.tool, b.consequence, b.contract_digest, b.policy_digest,
-               b.arguments::jsonb, b.arguments_digest, b.decision,
+               b.arguments::jsonb, b.arguments_digest, b.decision::audit.decision,
                string_to_array(b.reasons, E'\x1f'), string_to_array(b.policies, E'\x1f'),
-               b.received_at, b.decided_at, b.forwarded_at, b.finished_at, b.status, b.executed, b.outcome,
+               b.received_at, b.decided_at, b.forwarded_at, b.finished_at, b.status, b.executed, b.outcome::audit.outcome,
                b.words, b.detail::jsonb
            FROM unnest(
                $3::bigint[], $4::text[], $5::boolean[], $6::text[], $7::text[], $8::text[], $9::text[],
@@ -239,7 +239,8 @@ pub struct Orphan {
     pub approval_id: Option<String>,
 }
 
-/// Intents without an outcome of every instance but this one, from where each was last known to be settled.
+/// Intents without an outcome of every instance but this one: from where each was last known to be settled, and those of
+/// kept calls that stand in `executing`, whenever they began.
 ///
 /// # Errors
 /// When the database is away.
@@ -259,7 +260,16 @@ pub async fn orphans(
              AND NOT EXISTS (
                  SELECT FROM audit.entries AS ending
                  WHERE ending.call_id = intent.call_id AND ending.kind IN ('outcome', 'ended'))
-           ORDER BY intent.recorded_at, intent.seq"#,
+           UNION
+           SELECT intent.call_id, intent.run_id, intent.agent, intent.api, intent.tool, intent.approval_id
+           FROM toolgate.calls AS kept
+           JOIN audit.entries AS intent
+             ON intent.call_id = kept.call_id AND intent.kind = 'intent' AND intent.instance_id <> $1
+           WHERE kept.state = 'executing'
+             AND NOT EXISTS (
+                 SELECT FROM audit.entries AS ending
+                 WHERE ending.call_id = intent.call_id AND ending.kind IN ('outcome', 'ended'))
+           ORDER BY 1"#,
         this.as_str()
     )
     .fetch_all(connection)

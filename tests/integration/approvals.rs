@@ -299,7 +299,7 @@ async fn of_fifty_decisions_at_once_one_wins_and_the_call_goes_at_most_once() {
             }
         }
         let ended = world.ended(&call).await;
-        if won[0] % 2 == 0 {
+        if won[0].is_multiple_of(2) {
             executed += 1;
             assert_eq!(ended["state"], "completed");
         } else {
@@ -311,7 +311,7 @@ async fn of_fifty_decisions_at_once_one_wins_and_the_call_goes_at_most_once() {
         let intents = format!("kind = 'intent' AND call_id = '{call}'");
         assert_eq!(
             world.entries(&intents).await,
-            i64::from(won[0] % 2 == 0),
+            i64::from(won[0].is_multiple_of(2)),
             "round {round}"
         );
     }

@@ -31,6 +31,8 @@ pub struct Setup {
     pub tools: BTreeMap<String, String>,
     pub policies: BTreeMap<String, String>,
     pub variables: BTreeMap<String, String>,
+    /// The directory of the socket through which the gateway reaches the database, where it is not the server's own.
+    pub through: Option<String>,
 }
 
 impl Setup {
@@ -57,6 +59,7 @@ impl Setup {
             tools: read("config/tools", "yaml"),
             policies: read("policies", "cedar"),
             variables: BTreeMap::new(),
+            through: None,
         }
     }
 
@@ -437,7 +440,10 @@ pub async fn start_gateway(setup: &Setup, database: &str, desk: &Desk) -> Result
     config.agents_address = ([127, 0, 0, 1], 0).into();
     config.operators_address = ([127, 0, 0, 1], 0).into();
     config.database = Database::External {
-        url: Secret::new(url("toolgate_gateway", database)),
+        url: Secret::new(match &setup.through {
+            Some(directory) => url_at(directory, "toolgate_gateway", database),
+            None => url("toolgate_gateway", database),
+        }),
         owner_url: None,
     };
     let sources = |files: &BTreeMap<String, String>| {
@@ -459,7 +465,7 @@ pub async fn start_gateway(setup: &Setup, database: &str, desk: &Desk) -> Result
         .map_err(|error| format!("{error:#}"))
 }
 
-fn server_directory() -> String {
+pub fn server_directory() -> String {
     std::env::var("TOOLGATE_TEST_SERVER")
         .expect("run the tests with tests/run, which starts a PostgreSQL for them")
 }
@@ -471,12 +477,16 @@ pub fn options(role: &str, database: &str) -> PgConnectOptions {
 
 /// `database` is a name on the shared server, or `directory/name` on another one.
 pub fn url(role: &str, database: &str) -> String {
-    let (directory, name) = match database.rsplit_once('/') {
-        Some((directory, name)) => (directory.to_owned(), name),
-        None => (server_directory(), database),
-    };
+    match database.rsplit_once('/') {
+        Some((directory, name)) => url_at(directory, role, name),
+        None => url_at(&server_directory(), role, database),
+    }
+}
+
+/// The same through a socket in another directory.
+fn url_at(directory: &str, role: &str, database: &str) -> String {
     let host = directory.replace('/', "%2F");
-    format!("postgres://{role}@{host}:5432/{name}?sslmode=disable")
+    format!("postgres://{role}@{host}:5432/{database}?sslmode=disable")
 }
 
 /// A new database with all tables.

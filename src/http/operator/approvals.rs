@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::Body,
-    extract::{Path, Query, State},
+    extract::{Query, State},
 };
 use http::HeaderMap;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use crate::{
     app::App,
     approvals::{self, Ballot, Shown, Vote},
     entry::{Entry, Kind},
-    http::input,
+    http::input::{self, Named},
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
     store::{self, StoreError, approvals::Filter},
@@ -64,6 +64,20 @@ pub(in crate::http) async fn list(
             format!("\"state\" must be one of {}.", states.join(", ")),
         ));
     }
+    let names = [
+        &listing.agent,
+        &listing.run,
+        &listing.tool,
+        &listing.tier,
+        &listing.cursor,
+    ];
+    // PostgreSQL has no text with this character, and its error would read as if it were away.
+    if names.into_iter().flatten().any(|name| name.contains('\0')) {
+        return Err(Refusal::new(
+            Reason::MalformedBody,
+            "A filter holds the character U+0000, which is in no name.",
+        ));
+    }
     let limit = listing.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST);
     let filter = Filter {
         state: listing.state.as_deref(),
@@ -105,7 +119,7 @@ pub(in crate::http) async fn list(
 
 pub(in crate::http) async fn show(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Named(id): Named,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
     let operator = identify(&app, &headers)?;
@@ -205,7 +219,7 @@ struct Deciding {
 
 pub(in crate::http) async fn approve(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Named(id): Named,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Refusal> {
@@ -214,7 +228,7 @@ pub(in crate::http) async fn approve(
 
 pub(in crate::http) async fn deny(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Named(id): Named,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Refusal> {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json,
     body::Body,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use futures::FutureExt as _;
@@ -19,7 +19,7 @@ use crate::{
     audit::{ActError, Change},
     clock,
     entry::{Entry, Kind},
-    http::input,
+    http::input::{self, Named},
     ids::KillSwitchId,
     killswitch::{KillSwitch, Scope},
     policy::{OperatorAction, OperatorContext},
@@ -161,7 +161,7 @@ async fn known(app: &App, scope: Scope) -> Result<Scope, String> {
 
 pub(in crate::http) async fn release(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Named(id): Named,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Refusal> {
