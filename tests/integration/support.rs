@@ -345,20 +345,29 @@ impl World {
         .await
     }
 
-    /// The state of a call once it is none of `parked` and `executing`.
+    /// The state of a call of `support-bot` once it is none of `parked` and `executing`.
     pub async fn ended(&self, call: &str) -> Value {
+        self.ended_of("support-bot", call).await
+    }
+
+    /// The same for any agent.
+    pub async fn ended_of(&self, agent: &str, call: &str) -> Value {
         for _ in 0..500 {
-            let state = self.state(call).await;
+            let state = self.state_of(agent, call).await;
             if !matches!(state["state"].as_str(), Some("parked" | "executing")) {
                 return state;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("{call} does not end: {}", self.state(call).await);
+        panic!("{call} does not end: {}", self.state_of(agent, call).await);
     }
 
     pub async fn state(&self, call: &str) -> Value {
-        send(self.agent(Method::GET, &format!("/v1/calls/{call}")))
+        self.state_of("support-bot", call).await
+    }
+
+    pub async fn state_of(&self, agent: &str, call: &str) -> Value {
+        send(self.agent_named(agent, Method::GET, &format!("/v1/calls/{call}")))
             .await
             .expect(200)
             .body
