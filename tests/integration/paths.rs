@@ -396,12 +396,42 @@ async fn of_the_clients_headers_only_those_of_the_contract_go_on() {
         format!("host: {}", api.address),
         "if-match: \"v1\"".to_owned(),
         format!("toolgate-call: {call}"),
+        // The one header that goes on without a contract, because nothing but hexadecimal digits fits into it.
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
         format!("user-agent: toolgate/{}", env!("CARGO_PKG_VERSION")),
         "x-note: a note".to_owned(),
         "x-probe-key: probe-secret".to_owned(),
     ];
     expected.sort();
     assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn a_trace_that_is_not_well_formed_does_not_go_on() {
+    let (world, api) = probe::agreeable().await;
+    let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    let zero = "0".repeat(32);
+    for lines in [
+        format!("traceparent: 01-{trace}-{parent}-01\r\n"),
+        format!("traceparent: 00-{trace}-{parent}-01-{PLANTED}\r\n"),
+        format!("traceparent: 00-{trace}-{parent}\r\n"),
+        format!("traceparent: 00-{zero}-{parent}-01\r\n"),
+        format!("traceparent: 00-{}-{parent}-01\r\n", trace.to_uppercase()),
+        format!("traceparent: 00-{trace}-{parent}-0x\r\n"),
+        format!("traceparent: {PLANTED}\r\n"),
+        format!("traceparent: 00-{trace}-{parent}-01\r\n").repeat(2),
+        format!("tracestate: a={PLANTED}\r\n"),
+        format!("baggage: a={PLANTED}\r\n"),
+    ] {
+        let head = world.head("PUT /probe/things/a/parts/1");
+        let answer = Wire::ask(world.gateway.agents, format!("{head}{lines}\r\n")).await;
+        assert_eq!(answer.status, 200, "{lines}: {answer:?}");
+        let request = api.request().to_lowercase();
+        assert!(
+            !request.contains("trace") && !request.contains("baggage"),
+            "{lines}: {request}"
+        );
+    }
 }
 
 #[tokio::test]
