@@ -318,7 +318,11 @@ async fn eligible(app: &App, row: &ApprovalRow, ballot: &Ballot) -> Result<Vec<S
 fn is_person(triggered_by: &str, operator: &str) -> bool {
     let name = triggered_by
         .split_once(':')
-        .filter(|(kind, _)| matches!(*kind, "operator" | "user" | "person" | "human"))
+        .filter(|(kind, _)| {
+            ["operator", "user", "person", "human"]
+                .iter()
+                .any(|known| kind.trim().eq_ignore_ascii_case(known))
+        })
         .map_or(triggered_by, |(_, name)| name);
     name.trim().eq_ignore_ascii_case(operator)
 }
@@ -436,7 +440,7 @@ mod tests {
 
     #[test]
     fn whoever_triggered_the_run_is_recognised_in_every_spelling() {
-        for text in ["ada", "Ada", "operator:ada", "user:ada", "human: ada"] {
+        for text in ["ada", "Ada", "operator:ada", "user:ada", "Human : ada"] {
             assert!(is_person(text, "ada"), "{text}");
         }
         for text in ["schedule:nightly", "adam", "ticket:ada"] {

@@ -6,12 +6,19 @@ use std::{path::PathBuf, sync::Arc};
 use miette::{LabeledSpan, NamedSource, Severity, SourceSpan};
 
 /// A text file as it was read, with the path by which a person knows it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SourceFile {
     /// The path as given on the command line or found below it.
     pub path: PathBuf,
     /// The whole text.
     pub text: Arc<str>,
+}
+
+impl std::fmt::Debug for SourceFile {
+    /// The path alone: texts are long, and every finding holds one.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SourceFile({})", self.path.display())
+    }
 }
 
 impl SourceFile {

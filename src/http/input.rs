@@ -48,6 +48,10 @@ pub(super) async fn json<T: DeserializeOwned>(
     let bytes = read(body, patience).await?;
     let malformed = |detail: String| Refusal::new(Reason::MalformedBody, detail);
     let value = json::parse(&bytes).map_err(|error| malformed(error.to_string()))?;
+    if !value.is_object() {
+        // A list of the fields' values would do for the type, and nobody could read what it says.
+        return Err(malformed("The body must be a JSON object.".to_owned()));
+    }
     serde_json::from_value(value).map_err(|error| malformed(misfit(&error)))
 }
 

@@ -419,4 +419,33 @@ mod tests {
         );
         assert_eq!(put_together, json::canonical(&whole));
     }
+
+    #[test]
+    fn only_a_trace_of_exactly_the_specified_form_is_passed_on() {
+        const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let passed = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("traceparent", HeaderValue::from_str(value).unwrap());
+            }
+            traceparent(&headers).is_some()
+        };
+        assert!(passed(&[GOOD]));
+        let zero_trace = GOOD.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32));
+        let zero_parent = GOOD.replace("b7ad6b7169203331", &"0".repeat(16));
+        for bad in [
+            "",
+            "00",
+            &GOOD.replacen("00", "ff", 1),
+            &GOOD.to_uppercase(),
+            &format!("{GOOD}-more"),
+            &GOOD.replace("-01", "-1"),
+            &zero_trace,
+            &zero_parent,
+        ] {
+            assert!(!passed(&[bad]), "{bad}");
+        }
+        assert!(!passed(&[GOOD, GOOD]));
+        assert!(!passed(&[]));
+    }
 }

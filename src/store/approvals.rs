@@ -57,7 +57,8 @@ pub struct NewApproval<'a> {
     pub tiers: &'a [(String, i32)],
 }
 
-/// Adds an approval with its tiers; gives the time at which it expires.
+/// Adds an approval with its tiers; gives the time at which it expires. Its clock stands still from the beginning where a
+/// kill switch was recorded between the decision to park and this.
 ///
 /// # Errors
 /// When the database is away.
@@ -67,8 +68,15 @@ pub async fn add(
 ) -> Result<Timestamp, StoreError> {
     let expires_at = sqlx::query_scalar!(
         "INSERT INTO toolgate.approvals (approval_id, call_id, run_id, agent, owner, triggered_by, api, tool,
-                                         consequence, digest, policies, state, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', now() + make_interval(secs => $12))
+                                         consequence, digest, policies, state, expires_at, frozen_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', now() + make_interval(secs => $12),
+                 (SELECT now() FROM toolgate.kill_switches AS k
+                  WHERE k.released_at IS NULL
+                    AND CASE k.kind WHEN 'everything' THEN true WHEN 'api' THEN k.target = $7
+                                    WHEN 'tool' THEN k.target = $8 WHEN 'consequence' THEN k.target = $9
+                                    WHEN 'agent' THEN k.target = $4 WHEN 'run' THEN k.target = $3
+                                    ELSE false END
+                  LIMIT 1))
          RETURNING expires_at",
         new.approval_id.as_str(),
         new.call_id.as_str(),

@@ -100,7 +100,8 @@ pub async fn find(connection: &mut PgConnection, id: &str) -> Result<Option<Call
 }
 
 /// The call to which the same request belongs: with the agent's idempotency key if one is given, else the latest
-/// with the same digest in the same run that is not over without having been executed for want of a decision.
+/// with the same digest in the same run that is not over without having been executed for want of a decision or because
+/// it could not be sent.
 ///
 /// # Errors
 /// When the database is away.
@@ -125,7 +126,7 @@ pub async fn same_request(
             sqlx::query_scalar!(
                 "SELECT call_id FROM toolgate.calls
                  WHERE run_id = $1 AND digest = $2 AND state NOT IN ('expired', 'voided')
-                   AND idempotency_key IS NULL
+                   AND NOT (state = 'failed' AND executed IS FALSE) AND idempotency_key IS NULL
                  ORDER BY call_id DESC LIMIT 1",
                 run.as_str(),
                 digest
@@ -174,7 +175,8 @@ pub struct Ending {
     pub explanation: Option<String>,
 }
 
-/// Ends a call and its approval, and erases what was sealed. From `executing` for what was sent; from `parked` or
+/// Ends a call and its approval, and erases what was sealed. A call that certainly was not sent gives its idempotency
+/// key back, because trying again is what the key is for. From `executing` for what was sent; from `parked` or
 /// `approved` for what was not. Calls that are not kept, and calls that have ended, stay as they are: false.
 ///
 /// # Errors
@@ -183,7 +185,8 @@ pub async fn finish(connection: &mut PgConnection, ending: &Ending) -> Result<bo
     let finished = sqlx::query!(
         "UPDATE toolgate.calls
          SET state = $2, executed = $3, status = $4, answer = $5, code = $6, explanation = $7,
-             sealed = NULL, updated_at = now()
+             sealed = NULL, updated_at = now(),
+             idempotency_key = CASE WHEN $2 = 'failed' AND $3 IS FALSE THEN NULL ELSE idempotency_key END
          WHERE call_id = $1
            AND CASE WHEN $2 IN ('denied', 'expired', 'voided') THEN state IN ('parked', 'approved')
                     ELSE state = 'executing' END",

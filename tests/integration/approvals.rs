@@ -133,10 +133,10 @@ async fn the_wrong_role_decides_nothing_and_is_recorded() {
 async fn nobody_decides_on_what_they_asked_for_whatever_their_roles() {
     let all = "roles: [finance, security, communications, data-steward, on-call]";
     let mut world = Setup::shipped()
-        .config("roles: [auditor]", all)
+        .config("roles: [auditor]", &all.replace('[', "[auditor, "))
         .start()
         .await;
-    world.keys(KeyKind::Operator, &["grace".to_owned()]).await;
+    world.key(KeyKind::Operator, "grace").await;
     let (_, approval) = world.parked(None, 25_000).await;
     for verb in ["approve", "deny"] {
         world
@@ -299,7 +299,7 @@ async fn of_fifty_decisions_at_once_one_wins_and_the_call_goes_at_most_once() {
             }
         }
         let ended = world.ended(&call).await;
-        if won[0] % 2 == 0 {
+        if won[0].is_multiple_of(2) {
             executed += 1;
             assert_eq!(ended["state"], "completed");
         } else {
@@ -311,7 +311,7 @@ async fn of_fifty_decisions_at_once_one_wins_and_the_call_goes_at_most_once() {
         let intents = format!("kind = 'intent' AND call_id = '{call}'");
         assert_eq!(
             world.entries(&intents).await,
-            i64::from(won[0] % 2 == 0),
+            i64::from(won[0].is_multiple_of(2)),
             "round {round}"
         );
     }

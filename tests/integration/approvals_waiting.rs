@@ -280,7 +280,7 @@ async fn one_agent_cannot_fill_the_queue_of_all() {
          support-bot:\n    max_pending_approvals: 3\n    owner: grace\n",
     );
     let mut world = setup.start().await;
-    world.keys(KeyKind::Agent, &["other-bot".to_owned()]).await;
+    world.key(KeyKind::Agent, "other-bot").await;
     let (_, approval) = world.parked(None, 20_000).await;
     let more = (1..10_u32).map(|more| send(world.refund(None, 20_000 + more)));
     let answers = join_all(more).await;
@@ -315,7 +315,7 @@ async fn a_hundred_and_twenty_parked_calls_are_listed_whole_and_once() {
          support-bot:\n    max_pending_approvals: 500\n    owner: grace\n",
     );
     let mut world = setup.start().await;
-    world.keys(KeyKind::Agent, &["other-bot".to_owned()]).await;
+    world.key(KeyKind::Agent, "other-bot").await;
     let run = world.run().await;
     let mut all = BTreeSet::new();
     for at in 0..116_u32 {

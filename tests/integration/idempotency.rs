@@ -125,7 +125,7 @@ async fn two_agents_may_use_the_same_key() {
         )
         .start()
         .await;
-    world.keys(KeyKind::Agent, &["other-bot".to_owned()]).await;
+    world.key(KeyKind::Agent, "other-bot").await;
     let body = json!({"customer": "c_1001", "amount_cents": 900, "currency": "EUR"});
     let request = |agent: &'static str| {
         send(

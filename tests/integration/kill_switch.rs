@@ -21,7 +21,7 @@ async fn with_two_agents() -> World {
         .config("  support-bot:\n    owner: grace\n", OTHER_BOT)
         .start()
         .await;
-    world.keys(KeyKind::Agent, &["other-bot".to_owned()]).await;
+    world.key(KeyKind::Agent, "other-bot").await;
     world
 }
 
@@ -156,7 +156,7 @@ async fn a_halt_that_would_stop_nothing_is_refused() {
 #[tokio::test]
 async fn a_halt_outlives_the_gateway_and_only_those_who_may_let_it_go() {
     let mut world = World::shipped().await;
-    world.keys(KeyKind::Operator, &["grace".to_owned()]).await;
+    world.key(KeyKind::Operator, "grace").await;
     let body = json!({"scope": {"kind": "everything"}, "reason": "test"});
     send(
         world
@@ -169,7 +169,7 @@ async fn a_halt_outlives_the_gateway_and_only_those_who_may_let_it_go() {
     let halt = world.halt(json!({"kind": "api", "id": "desk"})).await;
     let mut world = world.restart(|setup| setup).await;
     send(world.refund(None, 10)).await.problem(503, "halted");
-    world.keys(KeyKind::Operator, &["grace".to_owned()]).await;
+    world.key(KeyKind::Operator, "grace").await;
     let path = format!("/v1/kill-switches/{halt}");
     let release = |who: &'static str, body: Value| {
         send(world.operator(who, Method::DELETE, &path).json(&body))

@@ -24,6 +24,7 @@ mod load;
 mod outage;
 mod paths;
 mod probe;
+mod reading;
 mod records;
 mod runs;
 mod support;

@@ -1,6 +1,6 @@
 //! `/v1/kill-switches`: stop at one request, with or without the database; resume only with a record.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -76,14 +76,14 @@ pub(in crate::http) async fn pull(
     let pulling: Pulling =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
     reason(&pulling.reason)?;
-    let scope = Scope::parse(&pulling.scope.kind, pulling.scope.id.as_deref())
-        .and_then(|scope| known(&app, scope))
-        .map_err(|detail| {
-            Refusal::new(
-                Reason::MalformedBody,
-                format!("{detail}. Nothing was halted."),
-            )
-        })?;
+    let refused = |detail: String| {
+        Refusal::new(
+            Reason::MalformedBody,
+            format!("{detail}. Nothing was halted."),
+        )
+    };
+    let scope = Scope::parse(&pulling.scope.kind, pulling.scope.id.as_deref()).map_err(refused)?;
+    let scope = known(&app, scope).await.map_err(refused)?;
     let context = OperatorContext::KillSwitch {
         kind: scope.kind(),
         id: scope.id().unwrap_or_default(),
@@ -129,14 +129,24 @@ pub(in crate::http) async fn pull(
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }
 
-/// A halt of something that does not exist would stop nothing, and whoever pulled it would believe otherwise.
-fn known(app: &App, scope: Scope) -> Result<Scope, String> {
+/// How long to look for a run before it is halted unseen.
+const LOOK_FOR_RUN: Duration = Duration::from_millis(500);
+
+/// A halt of something that does not exist would stop nothing, and whoever pulled it would believe otherwise. Of a run
+/// that cannot be looked for now it is not known: the halt must not wait for the database.
+async fn known(app: &App, scope: Scope) -> Result<Scope, String> {
     let exists = match &scope {
         Scope::Everything | Scope::Consequence(_) => true,
         Scope::Api(id) => app.config.apis.contains_key(id),
         Scope::Tool(id) => app.tools.contains_key(&**id),
         Scope::Agent(id) => app.config.agents.contains_key(id),
-        Scope::Run(id) => id.parse::<crate::ids::RunId>().is_ok(),
+        Scope::Run(id) => match id.parse() {
+            Ok(run) => {
+                let found = tokio::time::timeout(LOOK_FOR_RUN, app.runs.find(&run)).await;
+                !matches!(found, Ok(Ok(None)))
+            }
+            Err(_not_an_id) => false,
+        },
     };
     if exists {
         Ok(scope)
