@@ -33,7 +33,7 @@ use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::TlsConnector;
 
 pub use self::{
@@ -340,11 +340,13 @@ fn settle(
     }
 }
 
-/// The future's output, or `None` if the deadline came first.
+/// The future's output, or `None` if the deadline came first: what is sent without any time left can only become a call
+/// of which nobody knows what became.
 async fn before<F: Future>(deadline: Pin<&mut Sleep>, future: F) -> Option<F::Output> {
+    let end = deadline.deadline();
     tokio::select! {
         biased;
-        output = future => Some(output),
+        output = future => (Instant::now() < end).then_some(output),
         () = deadline => None,
     }
 }

@@ -242,7 +242,7 @@ async fn an_api_that_keeps_connections_half_open_delays_its_own_calls_only() {
             code => assert_eq!(code, "upstream_unreachable"),
         }
     }
-    // What waited for a connection in vain was certainly not sent.
-    assert!((2..6).contains(&timeouts), "{timeouts}");
+    // What waited for a connection in vain was certainly not sent, and what was sent is not said to be unsent.
+    assert!(timeouts >= 2, "{timeouts}");
     assert_eq!(api.requests().len(), timeouts);
 }
