@@ -72,6 +72,8 @@ enum Job {
     },
     /// Everything before this is committed, or given up.
     Flush(oneshot::Sender<()>),
+    /// The last job: the connection is closed, and the gateway's lock with it.
+    Close(oneshot::Sender<()>),
 }
 
 struct Queued {
@@ -98,7 +100,7 @@ impl Recorder {
     /// When the database is away, or another gateway serves it.
     pub async fn start(options: PgConnectOptions, timeout: Duration) -> Result<Self, StoreError> {
         let instance = InstanceId::generate();
-        let connection = store::open_writer(&options).await?;
+        let connection = open_patiently(&options).await?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let healthy = Arc::new(AtomicBool::new(true));
         let writer =
@@ -276,6 +278,18 @@ impl Recorder {
         take.try_recv().map_err(|_nothing| ActError::Unrecorded)
     }
 
+    /// Closes the connection and gives the gateway's lock back, so that the next gateway can start. Nothing is recorded
+    /// afterwards.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        let all = async {
+            if self.jobs.send(Job::Close(done)).await.is_ok() {
+                let _ = closed.await;
+            }
+        };
+        let _ = tokio::time::timeout(self.timeout, all).await;
+    }
+
     /// Waits until everything handed over so far is committed.
     ///
     /// # Errors
@@ -293,4 +307,16 @@ impl Recorder {
             .await
             .map_err(|_elapsed| Unrecorded)?
     }
+}
+
+/// A gateway that has just ended may hold the lock for a moment longer than it lives.
+async fn open_patiently(options: &PgConnectOptions) -> Result<sqlx::PgConnection, StoreError> {
+    const TRIES: u32 = 20;
+    for _ in 0..TRIES {
+        match store::open_writer(options).await {
+            Err(StoreError::Conflict(_)) => tokio::time::sleep(Duration::from_millis(250)).await,
+            other => return other,
+        }
+    }
+    store::open_writer(options).await
 }

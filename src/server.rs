@@ -147,6 +147,7 @@ impl Gateway {
         {
             tracing::error!("not everything could be recorded before the end");
         }
+        self.app.recorder.close().await;
         self.app.pool.close().await;
         if let Some(server) = self.built_in {
             server.stop().await;

@@ -162,6 +162,13 @@ impl Writer {
                     Job::Flush(done) => {
                         let _ = done.send(());
                     }
+                    Job::Close(done) => {
+                        if let Some(connection) = self.connection.take() {
+                            let _ = connection.close().await;
+                        }
+                        let _ = done.send(());
+                        return;
+                    }
                 }
             }
         }

@@ -34,8 +34,16 @@ const LONGEST_SECONDS: i64 = 30 * 24 * 3_600;
 struct Opening {
     triggered_by: String,
     purpose: String,
+    #[serde(default, deserialize_with = "said")]
     scopes: Option<Vec<String>>,
     expires_in_seconds: Option<i64>,
+}
+
+/// Left out is the agent's own; `null` says nothing clear and is refused.
+fn said<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    Vec::deserialize(deserializer).map(Some)
 }
 
 pub(super) async fn open(
