@@ -71,7 +71,7 @@ async fn a_run_has_the_scopes_that_were_asked_for_and_no_others() {
         );
         assert_eq!(row["calls"], 1);
     }
-    assert_eq!(world.received("POST /refunds"), 3);
+    assert_eq!(world.received("POST /refunds"), 2);
 }
 
 #[tokio::test]
