@@ -13,7 +13,7 @@ use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 use toolgate::{
     call::Consequence,
     clock,
-    entry::{Decision, Entry, Kind},
+    entry::{Decision, Entry, Kind, Row, chain},
     ids::{CallId, InstanceId, RunId},
     postgres,
     redaction::Marks,
@@ -63,14 +63,15 @@ async fn measure(name: &str, options: &PgConnectOptions) -> anyhow::Result<()> {
             let batch: Vec<Entry> = (0..size).map(|_| entry()).collect();
             let began = Instant::now();
             for _ in 0..commits {
-                store::audit::insert(&mut connection, &instance, seq, clock::now(), batch.iter())
-                    .await?;
+                let (rows, hashes) = linked(&batch, &instance, seq);
+                store::audit::insert(&mut connection, &rows, &hashes).await?;
                 seq += i64::try_from(size)?;
             }
             unnest.push(began.elapsed() / u32::try_from(commits)?);
             let began = Instant::now();
             for _ in 0..commits {
-                copy_in(&mut connection, &instance, seq, clock::now(), &batch).await?;
+                let (rows, hashes) = linked(&batch, &instance, seq);
+                copy_in(&mut connection, &rows, &hashes, &batch).await?;
                 seq += i64::try_from(size)?;
             }
             copy.push(began.elapsed() / u32::try_from(commits)?);
@@ -119,24 +120,41 @@ fn entry() -> Entry {
     }
 }
 
+/// The rows of a batch with their hashes; where the chain before them stood makes no difference to the cost.
+fn linked<'a>(
+    batch: &'a [Entry],
+    instance: &'a InstanceId,
+    first_seq: i64,
+) -> (Vec<Row<'a>>, Vec<chain::Hash>) {
+    let now = clock::now();
+    let mut head = chain::START;
+    (first_seq..)
+        .zip(batch)
+        .map(|(seq, entry)| {
+            let row = entry.row(instance.as_str(), seq, now);
+            head = chain::hash(&head, &row);
+            (row, head)
+        })
+        .unzip()
+}
+
 /// The same columns by binary COPY.
 async fn copy_in(
     connection: &mut PgConnection,
-    instance: &InstanceId,
-    first_seq: i64,
-    recorded_at: DateTime<Utc>,
+    rows: &[Row<'_>],
+    hashes: &[chain::Hash],
     entries: &[Entry],
 ) -> anyhow::Result<()> {
     let mut bytes = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
-    for (seq, entry) in (first_seq..).zip(entries) {
-        row(&mut bytes, instance, seq, recorded_at, entry)?;
+    for ((entry, linked), hash) in entries.iter().zip(rows).zip(hashes) {
+        row(&mut bytes, linked, hash, entry)?;
     }
     bytes.extend((-1_i16).to_be_bytes());
     let mut copy = connection
         .copy_in_raw(
             "COPY audit.entries (instance_id, seq, recorded_at, kind, opens_call, call_id, run_id, agent, surface, api, tool,
              consequence, contract_digest, policy_digest, arguments, arguments_digest, decision, policies, received_at,
-             decided_at) FROM STDIN WITH (FORMAT binary)",
+             decided_at, hash) FROM STDIN WITH (FORMAT binary)",
         )
         .await?;
     copy.send(bytes).await?;
@@ -146,9 +164,8 @@ async fn copy_in(
 
 fn row(
     bytes: &mut Vec<u8>,
-    instance: &InstanceId,
-    seq: i64,
-    recorded_at: DateTime<Utc>,
+    row: &Row<'_>,
+    hash: &chain::Hash,
     entry: &Entry,
 ) -> anyhow::Result<()> {
     let text = |value: Option<&str>| value.map(|value| value.as_bytes().to_vec());
@@ -165,10 +182,10 @@ fn row(
         jsonb.extend(value.as_json().as_bytes());
         jsonb
     });
-    let fields: [Option<Vec<u8>>; 20] = [
-        text(Some(instance.as_str())),
-        Some(seq.to_be_bytes().to_vec()),
-        moment(Some(recorded_at)),
+    let fields: [Option<Vec<u8>>; 21] = [
+        text(Some(row.instance_id)),
+        Some(row.seq.to_be_bytes().to_vec()),
+        moment(Some(row.recorded_at)),
         text(entry.kind.map(Kind::as_str)),
         Some(vec![u8::from(entry.opens_call)]),
         text(entry.call_id.as_ref().map(CallId::as_str)),
@@ -186,6 +203,7 @@ fn row(
         Some(text_array(&entry.policies)?),
         moment(entry.received_at),
         moment(entry.decided_at),
+        Some(hash.to_vec()),
     ];
     bytes.extend(i16::try_from(fields.len())?.to_be_bytes());
     for field in &fields {

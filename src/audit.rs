@@ -20,9 +20,13 @@ use crate::{
 };
 
 mod late;
+mod link;
+mod open_calls;
+mod opening;
 mod orphans;
 mod writer;
 
+use opening::opening;
 pub use orphans::orphaned;
 
 /// Entries that may wait for the database at the same time. Beyond it calls are refused at once.

@@ -9,9 +9,15 @@ use crate::{
     call::Consequence,
     clock::Timestamp,
     ids::{ApprovalId, CallId, KillSwitchId, RunId},
+    json,
 };
 
-/// A value in which nothing marked as sensitive is left, as JSON text, so that it is written down once however often it is
+pub mod chain;
+mod row;
+
+pub use row::Row;
+
+/// A value in which nothing sensitive is left, as RFC 8785 JSON text, so that it is written down once however often it is
 /// needed. Only `crate::redaction` makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redacted(Arc<str>);
@@ -19,7 +25,7 @@ pub struct Redacted(Arc<str>);
 impl Redacted {
     /// For `crate::redaction` alone.
     pub(crate) fn vouched(value: &Value) -> Self {
-        Self(value.to_string().into())
+        Self(json::canonical_text(value).into())
     }
 
     /// The value as JSON text, safe to store and to show.
@@ -61,6 +67,12 @@ pub enum Kind {
     GatewayStopped,
     /// An operator was refused.
     OperatorRefused,
+    /// An operator read what was recorded or what is halted.
+    AuditRead,
+    /// An agent was refused something other than a call.
+    AgentRefused,
+    /// Checkpoints are signed with another key from here on.
+    SigningKeyChanged,
 }
 
 impl Kind {
@@ -82,6 +94,9 @@ impl Kind {
             Self::GatewayStarted => "gateway_started",
             Self::GatewayStopped => "gateway_stopped",
             Self::OperatorRefused => "operator_refused",
+            Self::AuditRead => "audit_read",
+            Self::AgentRefused => "agent_refused",
+            Self::SigningKeyChanged => "signing_key_changed",
         }
     }
 }
@@ -175,6 +190,11 @@ pub struct Entry {
     pub outcome: Option<Outcome>,
     pub words: Option<String>,
     pub detail: Option<Value>,
+    pub answer: Option<Redacted>,
+    pub answer_digest: Option<Arc<str>>,
+    pub before: Option<Redacted>,
+    pub changed: Option<Redacted>,
+    pub value_tokens: Vec<String>,
 }
 
 impl Entry {

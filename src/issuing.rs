@@ -7,7 +7,7 @@ use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 
 use crate::{
     clock::{self, Timestamp},
-    entry::{Entry, Kind},
+    entry::{Entry, Kind, chain},
     ids::{InstanceId, KeyId},
     keys::{self, KeyKind, KnownKey},
     secrets::{Keyring, Secret},
@@ -46,7 +46,10 @@ pub async fn issue(
         .context("cannot reach the database: is the gateway running?")?;
     let mut transaction = connection.begin().await?;
     store::keys::add(&mut transaction, &known, now).await?;
-    store::audit::insert(&mut transaction, &instance, 1, now, std::iter::once(&entry)).await?;
+    // A chain of its own with one entry; the next gateway to start names it in its first.
+    let row = entry.row(instance.as_str(), 1, now);
+    let hash = chain::hash(&chain::START, &row);
+    store::audit::insert(&mut transaction, &[row], &[hash]).await?;
     transaction.commit().await?;
     connection.close().await?;
     Ok((known.id, key))

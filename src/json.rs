@@ -189,6 +189,11 @@ pub fn canonical(value: &Value) -> Vec<u8> {
     serde_json_canonicalizer::to_vec(value).unwrap_or_else(|_| value.to_string().into_bytes())
 }
 
+/// The same as text.
+pub fn canonical_text(value: &Value) -> String {
+    String::from_utf8(canonical(value)).unwrap_or_else(|_| value.to_string())
+}
+
 /// SHA-256 in lower-case hexadecimal digits.
 pub fn sha256_hex(bytes: impl AsRef<[u8]>) -> String {
     use fmt::Write as _;

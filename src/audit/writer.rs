@@ -2,7 +2,7 @@
 //! away it keeps what must be told, comes back by itself, and finds out whether its last commit happened.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,10 +13,12 @@ use std::{
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{ActError, Change, Job, Queued, Work, late::not_sent};
+use super::{
+    ActError, Change, Job, Queued, Work, late::not_sent, link::Chain, open_calls::OpenCalls,
+};
 use crate::{
     clock::{self, Timestamp},
-    entry::{Entry, Kind},
+    entry::{Entry, Kind, chain::Hash},
     ids::{CallId, InstanceId},
     store::{self, StoreError},
 };
@@ -42,29 +44,34 @@ enum Acted {
     /// The connection broke before it was to be committed; nothing of it stands.
     Undone,
     /// The connection broke while it was being committed.
-    Unknown(Vec<Entry>, Timestamp),
+    Unknown(Asked),
+}
+
+/// What a COMMIT was asked for.
+struct Asked {
+    entries: Vec<Entry>,
+    at: Timestamp,
+    hashes: Vec<Hash>,
 }
 
 pub(super) struct Writer {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
-    instance: InstanceId,
     healthy: Arc<AtomicBool>,
-    /// Number of the last row known to stand.
-    seq: i64,
+    chain: Chain,
     /// What must be committed next, in order. Empty while all is well and nobody calls.
     pending: VecDeque<Queued>,
     /// When the first of them was last tried: the time that it bears if that try happened after all.
     tried_at: Timestamp,
+    /// The hashes that the entries of that try bear.
+    tried: Vec<Hash>,
     /// The time of the last entry. Times only ever rise, whatever the clock does: what is noted as settled lies before
     /// everything that follows.
     latest: Timestamp,
     /// Calls whose opening entry stands although their caller was told that it does not. Their refusal, which is on its way,
     /// must not open them a second time.
     given_up: HashSet<CallId>,
-    /// Intents that stand and have no outcome yet.
-    open: HashMap<CallId, Timestamp>,
-    open_since: BTreeSet<(Timestamp, CallId)>,
+    open: OpenCalls,
 }
 
 impl Writer {
@@ -77,15 +84,14 @@ impl Writer {
         Self {
             options,
             connection: Some(connection),
-            instance,
             healthy,
-            seq: 0,
+            chain: Chain::new(instance),
             pending: VecDeque::new(),
             tried_at: clock::now(),
+            tried: Vec::new(),
             latest: clock::now(),
             given_up: HashSet::new(),
-            open: HashMap::new(),
-            open_since: BTreeSet::new(),
+            open: OpenCalls::default(),
         }
     }
 
@@ -98,14 +104,15 @@ impl Writer {
             .ok_or_else(|| StoreError::Unavailable("not connected".to_owned()))?;
         let now = clock::now();
         store::audit::ensure_partitions(connection).await?;
-        store::instances::add(connection, &self.instance, now).await?;
+        store::instances::add(connection, self.chain.instance(), now).await?;
         let mut transaction = connection.begin().await?;
-        let mut entries = super::orphaned(&mut transaction, &self.instance, now).await?;
-        entries.push(Entry::new(Kind::GatewayStarted));
-        store::audit::insert(&mut transaction, &self.instance, 1, now, entries.iter()).await?;
+        let mut entries = vec![super::opening(&mut transaction, self.chain.instance()).await?];
+        entries.extend(super::orphaned(&mut transaction, self.chain.instance(), now).await?);
+        let (rows, hashes) = self.chain.linked(now, entries.iter());
+        store::audit::insert(&mut transaction, &rows, &hashes).await?;
         store::calls::close_executing(&mut transaction).await?;
         transaction.commit().await?;
-        self.seq = i64::try_from(entries.len()).unwrap_or(i64::MAX);
+        self.chain.advance(&hashes);
         Ok(self)
     }
 
@@ -143,15 +150,14 @@ impl Writer {
                             Acted::Undone => {
                                 let _ = done.send(Err(ActError::Unrecorded));
                                 self.reconnect("a transaction broke").await;
-                                self.resume_count().await;
+                                self.stands(0).await;
                             }
-                            Acted::Unknown(entries, at) => {
+                            Acted::Unknown(asked) => {
                                 self.reconnect("the answer to a commit is lost").await;
-                                let before = self.seq;
-                                self.resume_count().await;
-                                if self.seq > before {
-                                    self.track_all(&entries, at);
-                                    self.tell(done, &entries);
+                                if self.stands(asked.hashes.len()).await {
+                                    self.chain.advance(&asked.hashes);
+                                    self.open.track_all(&asked.entries, asked.at);
+                                    self.tell(done, &asked.entries);
                                 } else {
                                     let _ = done.send(Err(ActError::Unrecorded));
                                 }
@@ -254,22 +260,23 @@ impl Writer {
         }
         let at = risen(&mut self.latest);
         self.tried_at = at;
-        let first = self.seq + 1;
-        let instance = &self.instance;
         let pending = &self.pending;
+        let entries = pending.iter().take(count).map(|queued| &queued.entry);
+        let (rows, hashes) = self.chain.linked(at, entries);
+        self.tried = hashes;
+        let hashes = &self.tried;
         let connection = self
             .connection
             .as_mut()
             .ok_or_else(|| StoreError::Unavailable("not connected".to_owned()))?;
         let work = async {
-            let entries = pending.iter().take(count).map(|queued| &queued.entry);
             if pending
                 .iter()
                 .take(count)
                 .all(|queued| queued.change.is_none())
             {
                 // One statement is one transaction: no BEGIN and COMMIT of its own, no round trips for them.
-                return store::audit::insert(connection, instance, first, at, entries).await;
+                return store::audit::insert(connection, &rows, hashes).await;
             }
             let mut transaction = connection.begin().await?;
             for queued in pending.iter().take(count) {
@@ -283,7 +290,7 @@ impl Writer {
                     None => {}
                 }
             }
-            store::audit::insert(&mut transaction, instance, first, at, entries).await?;
+            store::audit::insert(&mut transaction, &rows, hashes).await?;
             transaction.commit().await?;
             Ok(())
         };
@@ -295,11 +302,12 @@ impl Writer {
 
     /// The first `count` pending entries stand: wake their waiters.
     fn committed(&mut self, count: usize, at: Timestamp) {
-        self.seq += i64::try_from(count).unwrap_or(0);
+        let hashes = std::mem::take(&mut self.tried);
+        self.chain.advance(hashes.get(..count).unwrap_or(&hashes));
         let mut follow_up = Vec::new();
         let stand: Vec<Queued> = self.pending.drain(..count).collect();
         for queued in stand {
-            self.track(&queued.entry, at);
+            self.open.track(&queued.entry, at);
             let heard = queued.done.map(|done| done.send(()).is_ok());
             if heard == Some(false) && queued.entry.kind == Some(Kind::Intent) {
                 follow_up.extend(self.give_up(&queued.entry));
@@ -307,22 +315,6 @@ impl Writer {
         }
         self.pending.extend(follow_up);
         self.healthy.store(true, Ordering::Release);
-    }
-
-    fn track(&mut self, entry: &Entry, at: Timestamp) {
-        let Some(call) = &entry.call_id else { return };
-        match entry.kind {
-            Some(Kind::Intent) => {
-                self.open.insert(call.clone(), at);
-                self.open_since.insert((at, call.clone()));
-            }
-            Some(Kind::Outcome | Kind::Ended) => {
-                if let Some(since) = self.open.remove(call) {
-                    self.open_since.remove(&(since, call.clone()));
-                }
-            }
-            _ => {}
-        }
     }
 
     /// One row is not acceptable to the database: the others must not suffer for it.
@@ -386,9 +378,9 @@ impl Writer {
         let Some(connection) = self.connection.as_mut() else {
             return;
         };
-        match store::audit::last_seq(connection, &self.instance).await {
+        match store::audit::last_seq(connection, self.chain.instance()).await {
             Ok(last) => {
-                let stand = usize::try_from(last - self.seq)
+                let stand = usize::try_from(last - self.chain.seq())
                     .unwrap_or(0)
                     .min(self.pending.len());
                 if stand > 0 {
@@ -407,19 +399,24 @@ impl Writer {
 
     /// Runs work and commits it with its entries.
     async fn act(&mut self, work: Work) -> Acted {
-        let first = self.seq + 1;
         let Some(connection) = self.connection.as_mut() else {
             return Acted::Undone;
         };
-        let (instance, latest) = (&self.instance, &mut self.latest);
+        let (chain, latest) = (&self.chain, &mut self.latest);
         // What COMMIT was asked for: from then on it may have happened without our learning of it.
         let mut asked = None;
         let all = async {
             let mut transaction = connection.begin().await?;
             let entries = work(&mut transaction).await?;
             let at = risen(latest);
-            store::audit::insert(&mut transaction, instance, first, at, entries.iter()).await?;
-            asked = Some((entries, at));
+            let (rows, hashes) = chain.linked(at, entries.iter());
+            store::audit::insert(&mut transaction, &rows, &hashes).await?;
+            drop(rows);
+            asked = Some(Asked {
+                entries,
+                at,
+                hashes,
+            });
             transaction.commit().await?;
             Ok(())
         };
@@ -429,34 +426,31 @@ impl Writer {
                 Err(StoreError::Unavailable("a commit took too long".to_owned()))
             });
         match (result, asked) {
-            (Ok(()), asked) => {
-                let (entries, at) = asked.unwrap_or((Vec::new(), self.latest));
-                self.seq += i64::try_from(entries.len()).unwrap_or(0);
-                self.track_all(&entries, at);
-                Acted::Done(entries)
+            (Ok(()), Some(asked)) => {
+                self.chain.advance(&asked.hashes);
+                self.open.track_all(&asked.entries, asked.at);
+                Acted::Done(asked.entries)
             }
+            (Ok(()), None) => Acted::Done(Vec::new()),
             (Err(StoreError::Unavailable(reason)), asked) => {
                 tracing::warn!(reason, "a transaction broke");
-                asked.map_or(Acted::Undone, |(entries, at)| Acted::Unknown(entries, at))
+                asked.map_or(Acted::Undone, Acted::Unknown)
             }
             (Err(error), _) => Acted::Refused(error),
         }
     }
 
-    fn track_all(&mut self, entries: &[Entry], at: Timestamp) {
-        for entry in entries {
-            self.track(entry, at);
-        }
-    }
-
-    /// After a broken connection without pending entries: go on counting where the table is.
-    async fn resume_count(&mut self) {
-        while let Some(connection) = self.connection.as_mut() {
-            match store::audit::last_seq(connection, &self.instance).await {
+    /// After a broken connection without pending entries: whether the last `count` entries that were asked for stand. However
+    /// long it takes to learn.
+    async fn stands(&mut self, count: usize) -> bool {
+        loop {
+            let Some(connection) = self.connection.as_mut() else {
+                return false;
+            };
+            match store::audit::last_seq(connection, self.chain.instance()).await {
                 Ok(last) => {
-                    self.seq = last;
                     self.healthy.store(true, Ordering::Release);
-                    return;
+                    return count > 0 && last > self.chain.seq();
                 }
                 Err(error) => self.reconnect(&error.to_string()).await,
             }
@@ -465,17 +459,17 @@ impl Writer {
 
     async fn note_settled(&mut self) {
         let now = risen(&mut self.latest);
-        let until = self.open_since.first().map_or(now, |(since, _)| *since);
+        let until = self.open.oldest().unwrap_or(now);
         let Some(connection) = self.connection.as_mut() else {
             return;
         };
-        let work = store::instances::settle(connection, &self.instance, until);
+        let work = store::instances::settle(connection, self.chain.instance(), until);
         let result = tokio::time::timeout(COMMIT_TIMEOUT, work)
             .await
             .unwrap_or_else(|_elapsed| Err(StoreError::Unavailable("no answer".to_owned())));
         if let Err(error) = result {
             self.reconnect(&error.to_string()).await;
-            self.resume_count().await;
+            self.stands(0).await;
         }
     }
 }

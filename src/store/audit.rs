@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use super::StoreError;
 use crate::{
     clock::Timestamp,
-    entry::{Entry, Redacted},
+    entry::{Row, chain::Hash},
     ids::InstanceId,
 };
 
@@ -17,7 +17,7 @@ const SEPARATOR: &str = "\u{1f}";
 #[derive(Default)]
 struct Columns<'a> {
     seq: Vec<i64>,
-    kind: Vec<&'static str>,
+    kind: Vec<&'a str>,
     opens_call: Vec<bool>,
     call_id: Vec<Option<&'a str>>,
     run_id: Vec<Option<&'a str>>,
@@ -44,97 +44,101 @@ struct Columns<'a> {
     executed: Vec<Option<bool>>,
     outcome: Vec<Option<&'a str>>,
     words: Vec<Option<&'a str>>,
-    detail: Vec<Option<String>>,
+    detail: Vec<Option<&'a str>>,
+    answer: Vec<Option<&'a str>>,
+    answer_digest: Vec<Option<&'a str>>,
+    before: Vec<Option<&'a str>>,
+    changed: Vec<Option<&'a str>>,
+    value_tokens: Vec<Option<String>>,
+    hash: Vec<&'a [u8]>,
 }
 
 impl<'a> Columns<'a> {
-    fn push(&mut self, seq: i64, entry: &'a Entry) {
-        let list = |items: Vec<&str>| (!items.is_empty()).then(|| items.join(SEPARATOR));
-        self.seq.push(seq);
-        self.kind
-            .push(entry.kind.map_or("", crate::entry::Kind::as_str));
-        self.opens_call.push(entry.opens_call);
-        self.call_id
-            .push(entry.call_id.as_ref().map(|id| id.as_str()));
-        self.run_id
-            .push(entry.run_id.as_ref().map(|id| id.as_str()));
-        self.approval_id
-            .push(entry.approval_id.as_ref().map(|id| id.as_str()));
-        self.kill_switch_id
-            .push(entry.kill_switch_id.as_ref().map(|id| id.as_str()));
-        self.agent.push(entry.agent.as_deref());
-        self.operator.push(entry.operator.as_deref());
-        self.surface.push(entry.surface);
-        self.api.push(entry.api.as_deref());
-        self.tool.push(entry.tool.as_deref());
-        self.consequence
-            .push(entry.consequence.map(crate::call::Consequence::as_str));
-        self.contract_digest.push(entry.contract_digest.as_deref());
-        self.policy_digest.push(entry.policy_digest.as_deref());
-        self.arguments
-            .push(entry.arguments.as_ref().map(Redacted::as_json));
-        self.arguments_digest
-            .push(entry.arguments_digest.as_deref());
-        self.decision
-            .push(entry.decision.map(crate::entry::Decision::as_str));
-        self.reasons.push(list(entry.reasons.clone()));
-        self.policies
-            .push(list(entry.policies.iter().map(String::as_str).collect()));
-        self.received_at.push(entry.received_at);
-        self.decided_at.push(entry.decided_at);
-        self.forwarded_at.push(entry.forwarded_at);
-        self.finished_at.push(entry.finished_at);
-        self.status
-            .push(entry.status.and_then(|status| i16::try_from(status).ok()));
-        self.executed.push(entry.executed);
-        self.outcome
-            .push(entry.outcome.map(crate::entry::Outcome::as_str));
-        self.words.push(entry.words.as_deref());
-        self.detail
-            .push(entry.detail.as_ref().map(ToString::to_string));
+    fn push(&mut self, row: &'a Row<'_>, hash: &'a Hash) {
+        let list = |items: &[&str]| (!items.is_empty()).then(|| items.join(SEPARATOR));
+        self.seq.push(row.seq);
+        self.kind.push(row.kind);
+        self.opens_call.push(row.opens_call);
+        self.call_id.push(row.call_id);
+        self.run_id.push(row.run_id);
+        self.approval_id.push(row.approval_id);
+        self.kill_switch_id.push(row.kill_switch_id);
+        self.agent.push(row.agent);
+        self.operator.push(row.operator);
+        self.surface.push(row.surface);
+        self.api.push(row.api);
+        self.tool.push(row.tool);
+        self.consequence.push(row.consequence);
+        self.contract_digest.push(row.contract_digest);
+        self.policy_digest.push(row.policy_digest);
+        self.arguments.push(row.arguments.as_deref());
+        self.arguments_digest.push(row.arguments_digest);
+        self.decision.push(row.decision);
+        self.reasons.push(list(&row.reasons));
+        self.policies.push(list(&row.policies));
+        self.received_at.push(row.received_at);
+        self.decided_at.push(row.decided_at);
+        self.forwarded_at.push(row.forwarded_at);
+        self.finished_at.push(row.finished_at);
+        self.status.push(row.status);
+        self.executed.push(row.executed);
+        self.outcome.push(row.outcome);
+        self.words.push(row.words);
+        self.detail.push(row.detail.as_deref());
+        self.answer.push(row.answer.as_deref());
+        self.answer_digest.push(row.answer_digest);
+        self.before.push(row.before.as_deref());
+        self.changed.push(row.changed.as_deref());
+        self.value_tokens.push(list(&row.value_tokens));
+        self.hash.push(hash.as_slice());
     }
 }
 
-/// Inserts entries in order, numbered from `first_seq`, in one statement.
+/// Inserts rows with their hashes in one statement. All are of one instance and one time.
 ///
 /// # Errors
 /// When the database is away or refuses a row; then no row of the batch stands.
 pub async fn insert(
     connection: &mut PgConnection,
-    instance: &InstanceId,
-    first_seq: i64,
-    recorded_at: Timestamp,
-    entries: impl Iterator<Item = &Entry>,
+    rows: &[Row<'_>],
+    hashes: &[Hash],
 ) -> Result<(), StoreError> {
+    let Some(first) = rows.first() else {
+        return Ok(());
+    };
     let mut columns = Columns::default();
-    for (seq, entry) in (first_seq..).zip(entries) {
-        columns.push(seq, entry);
+    for (row, hash) in rows.iter().zip(hashes) {
+        columns.push(row, hash);
     }
     sqlx::query!(
         r#"INSERT INTO audit.entries (
                instance_id, seq, recorded_at, kind, opens_call, call_id, run_id, approval_id, kill_switch_id,
                agent, operator, surface, api, tool, consequence, contract_digest, policy_digest,
                arguments, arguments_digest, decision, reasons, policies,
-               received_at, decided_at, forwarded_at, finished_at, status, executed, outcome, words, detail)
+               received_at, decided_at, forwarded_at, finished_at, status, executed, outcome, words, detail,
+               answer, answer_digest, before, changed, value_tokens, hash)
            SELECT $1, b.seq, $2, b.kind::audit.entry_kind, b.opens_call, b.call_id, b.run_id, b.approval_id, b.kill_switch_id,
                b.agent, b.operator, b.surface, b.api, b.tool, b.consequence, b.contract_digest, b.policy_digest,
                b.arguments::jsonb, b.arguments_digest, b.decision::audit.decision,
                string_to_array(b.reasons, E'\x1f'), string_to_array(b.policies, E'\x1f'),
                b.received_at, b.decided_at, b.forwarded_at, b.finished_at, b.status, b.executed, b.outcome::audit.outcome,
-               b.words, b.detail::jsonb
+               b.words, b.detail::jsonb, b.answer::jsonb, b.answer_digest, b.before::jsonb, b.changed::jsonb,
+               string_to_array(b.value_tokens, E'\x1f'), b.hash
            FROM unnest(
                $3::bigint[], $4::text[], $5::boolean[], $6::text[], $7::text[], $8::text[], $9::text[],
                $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
                $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[],
                $23::timestamptz[], $24::timestamptz[], $25::timestamptz[], $26::timestamptz[],
-               $27::smallint[], $28::boolean[], $29::text[], $30::text[], $31::text[])
+               $27::smallint[], $28::boolean[], $29::text[], $30::text[], $31::text[],
+               $32::text[], $33::text[], $34::text[], $35::text[], $36::text[], $37::bytea[])
            AS b(seq, kind, opens_call, call_id, run_id, approval_id, kill_switch_id,
                 agent, operator, surface, api, tool, consequence,
                 contract_digest, policy_digest, arguments, arguments_digest, decision, reasons, policies,
                 received_at, decided_at, forwarded_at, finished_at,
-                status, executed, outcome, words, detail)"#,
-        instance.as_str(),
-        recorded_at,
+                status, executed, outcome, words, detail,
+                answer, answer_digest, before, changed, value_tokens, hash)"#,
+        first.instance_id,
+        first.recorded_at,
         &columns.seq,
         &columns.kind as _,
         &columns.opens_call,
@@ -164,6 +168,12 @@ pub async fn insert(
         &columns.outcome as _,
         &columns.words as _,
         &columns.detail as _,
+        &columns.answer as _,
+        &columns.answer_digest as _,
+        &columns.before as _,
+        &columns.changed as _,
+        &columns.value_tokens as _,
+        &columns.hash as _,
     )
     .execute(connection)
     .await?;
@@ -184,6 +194,55 @@ pub async fn last_seq(
         instance.as_str()
     )
     .fetch_one(connection)
+    .await?;
+    Ok(found)
+}
+
+/// Where the chain of one instance ends.
+pub struct Head {
+    /// The instance.
+    pub instance_id: String,
+    /// The number of its last entry.
+    pub seq: i64,
+    /// The hash of that entry; none where it is older than the chain.
+    pub hash: Option<Vec<u8>>,
+}
+
+/// The heads of the last gateway before this one and of everything that has recorded beside and after it: what the first entry
+/// of this instance names, so that no instance can be taken out or added to unseen.
+///
+/// # Errors
+/// When the database is away.
+pub async fn heads_before(
+    connection: &mut PgConnection,
+    this: &InstanceId,
+) -> Result<Vec<Head>, StoreError> {
+    // From one instance to the next along the primary key, however many entries each has. Ids rise with time. It begins two
+    // gateways back, because something beside the last one may have committed while that was starting.
+    let found = sqlx::query_as!(
+        Head,
+        r#"WITH RECURSIVE instance AS (
+               SELECT (SELECT min(instance_id) FROM audit.entries
+                       WHERE instance_id >= COALESCE((SELECT instance_id FROM toolgate.instances
+                                                      WHERE instance_id < $1
+                                                      ORDER BY instance_id DESC OFFSET 1 LIMIT 1), '')
+                         AND instance_id < $1) AS id
+               UNION ALL
+               SELECT (SELECT min(instance_id) FROM audit.entries
+                       WHERE instance_id > instance.id AND instance_id < $1)
+               FROM instance WHERE instance.id IS NOT NULL
+           )
+           SELECT head.instance_id AS "instance_id!", head.seq AS "seq!", head.hash
+           FROM instance
+           CROSS JOIN LATERAL (
+               SELECT instance_id, seq, hash FROM audit.entries
+               WHERE instance_id = instance.id ORDER BY seq DESC LIMIT 1
+           ) AS head
+           WHERE instance.id IS NOT NULL
+           ORDER BY 1"#,
+        this.as_str()
+    )
+    .fetch_all(connection)
     .await?;
     Ok(found)
 }
