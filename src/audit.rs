@@ -160,7 +160,8 @@ impl Recorder {
     /// refusal needs no record to be safe, but it must not be lost.
     ///
     /// # Errors
-    /// When too much waits already.
+    /// When too much waits already, and goes on waiting for as long as a call waits for its record. Whoever is refused all
+    /// the time is slowed down by that rather than forgotten.
     pub async fn note(&self, entry: Entry) -> Result<(), Unrecorded> {
         let (done, committed) = oneshot::channel();
         let job = Job::Entry(Box::new(Queued {
@@ -168,7 +169,10 @@ impl Recorder {
             change: None,
             done: Some(done),
         }));
-        self.jobs.try_send(job).map_err(|_full| Unrecorded)?;
+        self.jobs
+            .send_timeout(job, self.timeout)
+            .await
+            .map_err(|_full| Unrecorded)?;
         if self.is_healthy() {
             // Late is good enough: it is in the queue.
             let _ = tokio::time::timeout(self.timeout, committed).await;

@@ -13,6 +13,7 @@ use std::{
         fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aws_lc_rs::{digest, rand};
@@ -222,6 +223,18 @@ fn fresh(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
+/// A child that was being started when its gateway was killed holds the lock until it has become another program.
+fn try_for_a_moment(file: &File) -> Result<(), TryLockError> {
+    const TRIES: u32 = 10;
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+            other => return other,
+        }
+    }
+    file.try_lock()
+}
+
 fn lock(home: &Path) -> Result<File, Error> {
     let path = home.join("lock");
     let mut file = OpenOptions::new()
@@ -232,7 +245,7 @@ fn lock(home: &Path) -> Result<File, Error> {
         .mode(0o600)
         .open(&path)
         .map_err(|source| Error::io("open", &path, source))?;
-    match file.try_lock() {
+    match try_for_a_moment(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
