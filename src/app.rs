@@ -19,7 +19,7 @@ use crate::{
     killswitch::{KillSwitch, KillSwitches},
     parked::{Resuming, Waiters},
     policy::{self, Policies},
-    redaction::Marks,
+    redaction::{Cut, Marks},
     runs::Runs,
     secrets::Keyring,
     store::{self, StoreError},
@@ -39,6 +39,10 @@ pub struct Tool {
     pub digest: Arc<str>,
     /// Which of its arguments are sensitive.
     pub marks: Marks,
+    /// What of its answers is sensitive.
+    pub output_marks: Marks,
+    /// What of its answers the contract names; nothing where it has no output schema.
+    pub output_names: Option<Cut>,
 }
 
 /// An API's client and what the gateway adds to every request.
@@ -242,6 +246,8 @@ impl App {
                     api: contract.api.as_str().into(),
                     digest: contract.digest.as_str().into(),
                     marks: Marks::of(&contract.input),
+                    output_marks: contract.output.as_ref().map(Marks::of).unwrap_or_default(),
+                    output_names: contract.output.as_ref().map(Cut::of),
                     contract: Arc::clone(contract),
                 }),
             );

@@ -9,6 +9,7 @@ mod binding;
 mod body;
 mod catalog;
 mod close;
+mod effects;
 mod form;
 mod heading;
 mod inbound;
@@ -25,7 +26,7 @@ mod wiring;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use http::Method;
 use jsonschema::Validator;
@@ -35,6 +36,7 @@ use serde_json::Value;
 pub use self::{
     binding::{BodyFormat, NotABodyFormat},
     catalog::{Catalog, Matched, RouteError},
+    effects::{Before, OnFailure, is_class},
     inbound::RequestError,
     load::load,
     outbound::{BuildError, UpstreamRequest},
@@ -70,6 +72,12 @@ pub struct Contract {
     pub idempotent: bool,
     /// Bounds of one call.
     pub limits: Limits,
+    /// The read that fetches the state before.
+    pub before: Option<Before>,
+    /// JSON pointers to those parts of a 2xx answer that tell what was changed.
+    pub changed: Vec<String>,
+    /// What agents see of sensitive values in answers, by class or kind; what is not named follows the config.
+    pub answers: BTreeMap<String, String>,
     /// `sha256:` and the digest of `canonical`: the contract's version.
     pub digest: String,
     /// The whole contract in closed form, as RFC 8785 text.

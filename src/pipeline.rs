@@ -22,12 +22,14 @@ use crate::{
 
 pub mod answer;
 mod authorize;
+mod before;
 mod contract;
 mod forward;
 mod identify;
 mod park;
 mod record;
 mod resume;
+mod seen;
 
 pub use answer::Reply;
 pub use authorize::Permit;
@@ -44,6 +46,8 @@ pub enum Surface {
     Transparent,
     /// `POST /v1/tools/{tool}/calls`: answered as a JSON object about the call.
     ToolCall,
+    /// Made by the gateway itself, to read the state before another call.
+    Before,
 }
 
 impl Surface {
@@ -52,6 +56,7 @@ impl Surface {
         match self {
             Self::Transparent => "transparent",
             Self::ToolCall => "tool_call",
+            Self::Before => "before",
         }
     }
 }
@@ -135,6 +140,8 @@ pub struct ToolCall {
     pub words: Option<String>,
     /// The agent's key for this request.
     pub idempotency_key: Option<String>,
+    /// The call for which this one reads the state before.
+    pub before_of: Option<CallId>,
     /// What to do while it is parked.
     pub prefer: Prefer,
     /// The trace that the call belongs to (W3C Trace Context), passed on to the API.
@@ -180,7 +187,8 @@ async fn steps(
     }
     match authorize::authorize(app, call, &authorize::Earned::none(), trail)? {
         authorize::Verdict::Permit(permit) => {
-            let recorded = match record::intent(app, permit).await? {
+            let before = before::read(app, permit.call()).await?;
+            let recorded = match record::intent(app, permit, before).await? {
                 record::Begun::Now(recorded) => recorded,
                 record::Begun::Before(call, kept) => return Ok(park::reply(app, &call, kept).await),
             };

@@ -57,6 +57,10 @@ pub const fn status_and_title(reason: Reason) -> (StatusCode, &'static str) {
             StatusCode::BAD_GATEWAY,
             "The API's answer does not fit its contract",
         ),
+        Reason::StateBeforeUnavailable => (
+            StatusCode::BAD_GATEWAY,
+            "The state before could not be read",
+        ),
         Reason::Indeterminate => (StatusCode::BAD_GATEWAY, "It is not known what the API did"),
         Reason::StaleDigest => (
             StatusCode::CONFLICT,

@@ -43,6 +43,8 @@ pub enum Reason {
     UpstreamTimeout,
     /// The API answered what its contract does not allow.
     UpstreamAnswerInvalid,
+    /// The state before could not be read, and the contract wants it.
+    StateBeforeUnavailable,
     /// Sent, and the answer is lost.
     Indeterminate,
     /// The decision was made on something else than what stands now.
@@ -81,6 +83,7 @@ impl Reason {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamAnswerInvalid => "upstream_answer_invalid",
+            Self::StateBeforeUnavailable => "state_before_unavailable",
             Self::Indeterminate => "indeterminate",
             Self::StaleDigest => "stale_digest",
             Self::NotFound => "not_found",
@@ -93,7 +96,7 @@ impl Reason {
 
     /// The reason of a code that was kept in the database.
     pub fn from_code(code: &str) -> Option<Self> {
-        const ALL: [Reason; 25] = [
+        const ALL: [Reason; 26] = [
             Reason::Unauthenticated,
             Reason::UnknownTool,
             Reason::InvalidArguments,
@@ -112,6 +115,7 @@ impl Reason {
             Reason::UpstreamUnreachable,
             Reason::UpstreamTimeout,
             Reason::UpstreamAnswerInvalid,
+            Reason::StateBeforeUnavailable,
             Reason::Indeterminate,
             Reason::StaleDigest,
             Reason::NotFound,

@@ -7,6 +7,10 @@ use serde_json::{Map, Value};
 
 use crate::{entry::Redacted, secrets::Keyring};
 
+mod cut;
+
+pub use cut::Cut;
+
 /// How deep references may lead into each other before a schema counts as recursive.
 const MAX_REFERENCES: usize = 16;
 
@@ -55,6 +59,42 @@ impl Marks {
         apply(&self.root, &mut copy, keys);
         Redacted::vouched(&copy)
     }
+
+    /// Parts of a value, each under the JSON pointer that leads to it, without any marked value.
+    pub fn redact_parts(&self, parts: &Map<String, Value>, keys: &Keyring) -> Redacted {
+        let mut copy = parts.clone();
+        for (pointer, part) in &mut copy {
+            let mut marks = vec![&self.root];
+            for token in pointer.split('/').skip(1) {
+                let token = token.replace("~1", "/").replace("~0", "~");
+                marks = marks
+                    .into_iter()
+                    .flat_map(|mark| below(mark, &token))
+                    .collect();
+            }
+            for mark in marks {
+                apply(mark, part, keys);
+            }
+        }
+        Redacted::vouched(&Value::Object(copy))
+    }
+}
+
+/// The marks that hold for a member or item of what `mark` holds for. A marked whole marks each of its parts.
+fn below<'a>(mark: &'a Mark, token: &str) -> Vec<&'a Mark> {
+    let mut found = Vec::new();
+    if mark.class.is_some() {
+        found.push(mark);
+    }
+    match mark.properties.get(token) {
+        Some(property) => found.push(property),
+        None => found.extend(mark.additional.as_deref()),
+    }
+    found.extend(mark.items.as_deref());
+    for also in &mark.also {
+        found.extend(below(also, token));
+    }
+    found
 }
 
 fn mark(schema: &Value, root: &Value, references: usize) -> Mark {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{
     Contract,
     binding::{Binding, Body, BodyFormat},
+    effects::Effects,
     heading::Heading,
     load::Options,
 };
@@ -23,6 +24,7 @@ pub(super) fn assemble(
     input: Value,
     output: Option<Value>,
     options: Options,
+    effects: Effects,
     binding: Binding,
     compiled: Compiled,
 ) -> Option<Contract> {
@@ -40,6 +42,9 @@ pub(super) fn assemble(
         stream: options.stream,
         idempotent: options.idempotent,
         limits: options.limits,
+        before: effects.before,
+        changed: effects.changed,
+        answers: effects.answers,
         digest: String::new(),
         canonical: String::new(),
         validator: compiled.validator?,
@@ -70,7 +75,7 @@ fn in_full(contract: &Contract) -> Value {
             )
         })
         .collect();
-    json!({
+    let mut whole = json!({
         "name": contract.name,
         "description": contract.description,
         "api": contract.api,
@@ -87,7 +92,20 @@ fn in_full(contract: &Contract) -> Value {
         "stream": contract.stream,
         "idempotent": contract.idempotent,
         "limits": contract.limits,
-    })
+    });
+    // Only where they say something, so that a contract that never heard of them keeps its digest.
+    if let Some(whole) = whole.as_object_mut() {
+        if let Some(before) = &contract.before {
+            whole.insert("before".to_owned(), json!(before));
+        }
+        if !contract.changed.is_empty() {
+            whole.insert("changed".to_owned(), json!(contract.changed));
+        }
+        if !contract.answers.is_empty() {
+            whole.insert("answers".to_owned(), json!(contract.answers));
+        }
+    }
+    whole
 }
 
 fn body_in_full(body: &Body) -> Value {

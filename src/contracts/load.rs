@@ -12,6 +12,7 @@ use super::{
     Catalog, Limits, OnOutputViolation,
     assemble::{Compiled, assemble},
     close,
+    effects::{self, Unchecked},
     heading::{self, Heading},
     lint,
     reader::{Reader, Spot},
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::diagnostics::{Finding, SourceFile};
 
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 19] = [
     "name",
     "description",
     "api",
@@ -38,6 +39,9 @@ const FIELDS: [&str; 16] = [
     "stream",
     "idempotent",
     "limits",
+    "before",
+    "changed",
+    "answers",
 ];
 
 const MAX_BODY_BYTES: u64 = 16 << 20;
@@ -55,10 +59,12 @@ pub fn load(files: &[SourceFile], apis: &BTreeSet<String>) -> (Catalog, Vec<Find
         findings: Vec::new(),
         names: BTreeMap::new(),
         routes: Vec::new(),
+        before: Vec::new(),
     };
-    for file in files {
-        loading.file(file);
+    for (number, file) in files.iter().enumerate() {
+        loading.file(number, file);
     }
+    loading.check_before(files);
     if loading.names.is_empty() && loading.findings.is_empty() {
         let nowhere = SourceFile::new("contracts", "");
         let finding = Finding::error(
@@ -81,6 +87,7 @@ struct Loading<'a> {
     /// Where each tool's name stands, in words.
     names: BTreeMap<String, String>,
     routes: Vec<Route>,
+    before: Vec<Unchecked>,
 }
 
 /// One path template, for finding those that share a request.
@@ -93,7 +100,7 @@ struct Route {
 }
 
 impl Loading<'_> {
-    fn file(&mut self, file: &SourceFile) {
+    fn file(&mut self, number: usize, file: &SourceFile) {
         let mut reader = Reader::new(file);
         match Node::read(file) {
             Ok(Node {
@@ -110,7 +117,7 @@ impl Loading<'_> {
                         );
                     }
                     for tool in tools.items() {
-                        self.tool(&mut reader, tool);
+                        self.tool(number, &mut reader, tool);
                     }
                 }
             }
@@ -119,7 +126,7 @@ impl Loading<'_> {
         self.findings.append(&mut reader.findings);
     }
 
-    fn tool(&mut self, reader: &mut Reader<'_>, node: &Node) {
+    fn tool(&mut self, file: usize, reader: &mut Reader<'_>, node: &Node) {
         let before = reader.findings.len();
         if !reader.mapping(node, "a tool", &FIELDS) {
             return;
@@ -143,6 +150,14 @@ impl Loading<'_> {
             .and_then(|path| template(reader, path));
         self.route(reader, &heading, template.as_ref());
         let options = options(reader, node);
+        let effects = effects::read(reader, node);
+        if let (Some(before), Some((key, _))) = (&effects.before, node.get("before")) {
+            self.before.push(Unchecked {
+                file,
+                at: key.at.clone(),
+                before: before.clone(),
+            });
+        }
         let binding = match (&input, heading.method.clone(), template) {
             (Some((schema, input)), Some(method), Some(template)) => wiring::bind(
                 reader,
@@ -170,12 +185,35 @@ impl Loading<'_> {
             },
         };
         let output = output.map(|(_, value)| value);
-        if let Some(contract) = assemble(heading, input, output, options, binding, compiled) {
+        if let Some(contract) =
+            assemble(heading, input, output, options, effects, binding, compiled)
+        {
             let contract = Arc::new(contract);
             if let Err(problem) = self.catalog.add(contract) {
                 reader.error(
                     &at,
                     format!("the path cannot be told from others: {problem}"),
+                );
+            }
+        }
+    }
+
+    /// The tools that read before others, once all are known. A tool that has been reported itself is not looked for.
+    fn check_before(&mut self, files: &[SourceFile]) {
+        for unchecked in &self.before {
+            let name = &unchecked.before.tool;
+            let reading = self.catalog.tool(name);
+            if reading.is_none() && self.names.contains_key(name) {
+                continue;
+            }
+            if let (Some(problem), Some(file)) = (
+                unchecked.before.problem(reading.map(AsRef::as_ref)),
+                files.get(unchecked.file),
+            ) {
+                self.findings.push(
+                    Finding::error(file, unchecked.at.clone(), problem).with_help(
+                        "`before` names a tool of these contracts that only reads, and the arguments that it takes",
+                    ),
                 );
             }
         }

@@ -13,6 +13,7 @@ use super::{
     Surface,
     forward::{ApiAnswer, Received},
     record::Settled,
+    seen::is_json,
 };
 use crate::{ids::CallId, problem, reason::Refusal};
 
@@ -65,7 +66,7 @@ impl Reply {
                 *response.headers_mut() = answer.headers;
                 Self::of(response, call)
             }
-            Surface::ToolCall => Self::json(
+            Surface::ToolCall | Surface::Before => Self::json(
                 StatusCode::OK,
                 &json!({
                     "call": call,
@@ -90,20 +91,9 @@ pub(crate) fn result_of(answer: &ApiAnswer) -> Value {
     if answer.body.is_empty() {
         return Value::Null;
     }
-    let is_json = answer
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| {
-            let kind = value
-                .split(';')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_ascii_lowercase();
-            kind == "application/json" || kind.ends_with("+json")
-        });
-    if is_json && let Ok(value) = serde_json::from_slice(&answer.body) {
+    if is_json(&answer.headers)
+        && let Ok(value) = serde_json::from_slice(&answer.body)
+    {
         return value;
     }
     match std::str::from_utf8(&answer.body) {

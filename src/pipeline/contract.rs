@@ -91,6 +91,7 @@ pub(super) async fn check(
         digest,
         words,
         idempotency_key,
+        before_of: None,
         prefer,
         traceparent,
         received_at: arrival.received_at,
@@ -230,7 +231,7 @@ fn unreadable(error: RequestError) -> Refusal {
     }
 }
 
-fn invalid(violations: Vec<Violation>) -> Refusal {
+pub(super) fn invalid(violations: Vec<Violation>) -> Refusal {
     let mut refusal = Refusal::new(
         Reason::InvalidArguments,
         "The arguments do not fit the tool's contract; \"errors\" names each. Nothing was sent: correct them and call again.",

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{Surface, ToolCall, authorize, record::Recorded};
+use super::{Surface, ToolCall, authorize, record::Recorded, seen::Seen};
 use crate::{
     app::{ApiClient, App},
     clock::{self, Timestamp},
@@ -49,6 +49,8 @@ pub(super) enum Received {
         refusal: Refusal,
         outcome: Outcome,
         status: Option<u16>,
+        /// What the record says of an answer that is withheld.
+        seen: Seen,
     },
 }
 
@@ -63,6 +65,8 @@ pub struct ApiAnswer {
     pub body: Bytes,
     /// For the record: how it breaks the contract, where the contract only reports that.
     pub violation: Option<Value>,
+    /// For the record: what it holds.
+    pub seen: Seen,
 }
 
 /// Notes when the permission to send was given, which is when the bytes went out.
@@ -92,12 +96,13 @@ pub(super) async fn forward(app: &App, recorded: Recorded) -> Exchange {
             let stream = call.tool.contract.stream
                 && call.surface == Surface::Transparent
                 && !recorded.is_kept();
-            send(client, call, request, stream, &gate).await
+            send(app, client, call, request, stream, &gate).await
         }
         Err(refusal) => Received::Failed {
             refusal,
             outcome: Outcome::Failed,
             status: None,
+            seen: Seen::default(),
         },
     };
     let received = hold_to_halt(app, call, received);
@@ -112,6 +117,7 @@ pub(super) async fn forward(app: &App, recorded: Recorded) -> Exchange {
 }
 
 async fn send(
+    app: &App,
     client: &ApiClient,
     call: &ToolCall,
     request: Request<Full<Bytes>>,
@@ -149,12 +155,14 @@ async fn send(
     };
     match client.upstream.send(request, limits, gate).await {
         Ok(answer) => hold_to_contract(
+            app,
             call,
             ApiAnswer {
                 status: answer.status,
                 headers: answer.headers,
                 body: answer.body,
                 violation: None,
+                seen: Seen::default(),
             },
         ),
         Err(error) => lost(call, &error),
@@ -221,6 +229,7 @@ fn hold_to_halt(app: &App, call: &ToolCall, received: Received) -> Received {
             refusal,
             outcome,
             status,
+            seen,
         } if refusal.reason == Reason::Halted => {
             let refusal = match app.kill_switches.covering(&call.target()) {
                 Some(kill_switch) => authorize::halted(kill_switch),
@@ -230,21 +239,27 @@ fn hold_to_halt(app: &App, call: &ToolCall, received: Received) -> Received {
                 refusal,
                 outcome,
                 status,
+                seen,
             }
         }
         other => other,
     }
 }
 
-fn hold_to_contract(call: &ToolCall, mut answer: ApiAnswer) -> Received {
+/// Holds an answer against the contract and notes what is recorded of it.
+fn hold_to_contract(app: &App, call: &ToolCall, mut answer: ApiAnswer) -> Received {
     let contract = &call.tool.contract;
     if contract.output.is_none() || !answer.status.is_success() {
+        answer.seen = Seen::digest_of(app, &answer.body);
         return Received::Whole(answer);
     }
     let violations = match json::parse(&answer.body) {
         Err(error) => vec![json!({"pointer": "", "message": error.to_string()})],
         Ok(body) => match contract.validate_output(answer.status.as_u16(), &body) {
-            Ok(()) => return Received::Whole(answer),
+            Ok(()) => {
+                Seen::fitting(app, call, &mut answer, body);
+                return Received::Whole(answer);
+            }
             Err(violations) => violations
                 .into_iter()
                 .map(
@@ -253,6 +268,7 @@ fn hold_to_contract(call: &ToolCall, mut answer: ApiAnswer) -> Received {
                 .collect(),
         },
     };
+    answer.seen = Seen::digest_of(app, &answer.body);
     let violation = json!({ "output": violations });
     if contract.on_output_violation == OnOutputViolation::Report {
         answer.violation = Some(violation);
@@ -268,6 +284,7 @@ fn hold_to_contract(call: &ToolCall, mut answer: ApiAnswer) -> Received {
         refusal,
         outcome: Outcome::Failed,
         status: Some(answer.status.as_u16()),
+        seen: answer.seen,
     }
 }
 
@@ -283,6 +300,7 @@ fn lost(call: &ToolCall, error: &SendError) -> Received {
             refusal,
             outcome,
             status,
+            seen: Seen::default(),
         }
     };
     match error {
@@ -374,6 +392,7 @@ impl ApiAnswer {
             headers,
             body: decode(kept.get("body")?)?.into(),
             violation: None,
+            seen: Seen::default(),
         })
     }
 }

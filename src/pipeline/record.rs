@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{
     Arrival, ToolCall, Wanted,
     authorize::Permit,
+    before::StateBefore,
     forward::{Exchange, Received},
     park::Kept,
 };
@@ -209,8 +210,16 @@ pub(super) enum Begun {
     Before(Box<ToolCall>, Kept),
 }
 
-fn intent_entry(app: &App, permit: &Permit, approval: Option<ApprovalId>) -> Entry {
+fn intent_entry(
+    app: &App,
+    permit: &Permit,
+    approval: Option<ApprovalId>,
+    before: Option<StateBefore>,
+) -> Entry {
     let call = permit.call();
+    let (before, tokens) = before.map_or((None, Vec::new()), |before| {
+        (Some(before.json), before.tokens)
+    });
     Entry {
         opens_call: approval.is_none(),
         call_id: Some(call.id.clone()),
@@ -230,13 +239,23 @@ fn intent_entry(app: &App, permit: &Permit, approval: Option<ApprovalId>) -> Ent
         received_at: Some(call.received_at),
         decided_at: Some(permit.decided_at()),
         words: call.words.clone(),
+        detail: call
+            .before_of
+            .as_ref()
+            .map(|call| json!({ "before_of": call })),
+        before,
+        value_tokens: tokens,
         ..Entry::new(Kind::Intent)
     }
 }
 
 /// Commits the intent of a call that is sent at once.
-pub(super) async fn intent(app: &App, permit: Permit) -> Result<Begun, Refusal> {
-    let entry = intent_entry(app, &permit, None);
+pub(super) async fn intent(
+    app: &App,
+    permit: Permit,
+    before: Option<StateBefore>,
+) -> Result<Begun, Refusal> {
+    let entry = intent_entry(app, &permit, None, before);
     let keyed = permit.call().idempotency_key.is_some();
     if keyed {
         return keyed_intent(app, permit, entry).await;
@@ -318,8 +337,9 @@ pub(super) async fn claim(
     app: &App,
     permit: Permit,
     approval: ApprovalId,
+    before: Option<StateBefore>,
 ) -> Result<Recorded, (Permit, NotClaimed)> {
-    let entry = intent_entry(app, &permit, Some(approval.clone()));
+    let entry = intent_entry(app, &permit, Some(approval.clone()), before);
     let id = permit.call().id.clone();
     let claimed = app
         .recorder
@@ -418,6 +438,10 @@ async fn settle(app: &App, mut recorded: Recorded, forwarded_at: Option<Timestam
         outcome: Some(told.outcome),
         reasons: told.reasons,
         detail: told.detail,
+        answer: told.seen.answer,
+        answer_digest: told.seen.digest,
+        changed: told.seen.changed,
+        value_tokens: told.seen.tokens,
         ..recorded.entry(Kind::Outcome)
     };
     if app.recorder.settle(entry, change).await.is_err() {

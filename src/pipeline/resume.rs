@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Caller, Prefer, Surface, ToolCall,
     authorize::{self, Earned, Verdict},
+    before::{self, StateBefore},
     contract, forward,
     record::{self, NotClaimed},
 };
@@ -98,7 +99,15 @@ async fn attempt(app: &Arc<App>, id: &CallId) -> Result<(), StoreError> {
             return void(app, &approved.approval, &because).await;
         }
     };
-    let Some(recorded) = claim(app, id, permit, approval).await else {
+    let before = match before::read(app, permit.call()).await {
+        Ok(before) => before,
+        Err(refusal) if refusal.reason == Reason::Halted => return Ok(()),
+        Err(_unread) => {
+            let because = "the state before could not be read, which its contract wants".to_owned();
+            return void(app, &approved.approval, &because).await;
+        }
+    };
+    let Some(recorded) = claim(app, id, permit, approval, before).await else {
         return Ok(());
     };
     let exchange = forward::forward(app, recorded).await;
@@ -114,10 +123,11 @@ async fn claim(
     id: &CallId,
     mut permit: super::Permit,
     approval: ApprovalId,
+    before: Option<StateBefore>,
 ) -> Option<super::Recorded> {
     let mut in_doubt = false;
     loop {
-        let (back, why) = match record::claim(app, permit, approval.clone()).await {
+        let (back, why) = match record::claim(app, permit, approval.clone(), before.clone()).await {
             Ok(recorded) => return Some(recorded),
             Err(refused) => refused,
         };
@@ -229,6 +239,7 @@ async fn rebuild(
         digest,
         words: sealed.words,
         idempotency_key: None,
+        before_of: None,
         prefer: Prefer::default(),
         traceparent: None,
         received_at: row.received_at,

@@ -16,6 +16,7 @@ mod bodies;
 mod cli;
 mod crash;
 mod desk;
+mod effects;
 mod etcd;
 mod http;
 mod idempotency;

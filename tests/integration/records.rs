@@ -114,8 +114,8 @@ async fn the_auditor_reads_everything_and_changes_nothing() {
 async fn the_gateways_role_appends_and_does_nothing_else_to_the_records() {
     let database = new_database().await;
     let mut gateway = connect("toolgate_gateway", &database).await;
-    let started = "INSERT INTO audit.entries (instance_id, seq, recorded_at, kind)
-                   VALUES ('inst_1', 1, now(), 'gateway_started')";
+    let started = "INSERT INTO audit.entries (instance_id, seq, recorded_at, kind, hash)
+                   VALUES ('inst_1', 1, now(), 'gateway_started', sha256('one'))";
     assert_eq!(refusal(&mut gateway, started).await, None);
     let mut superuser = connect("superuser", &database).await;
     let mut refused = vec![
@@ -231,8 +231,8 @@ async fn partitions_stand_ahead_and_each_row_lands_in_its_month() {
             format!("'{next} 00:00:00+00'::timestamptz - interval '1 microsecond'"),
         ] {
             let statement = format!(
-                "INSERT INTO audit.entries (instance_id, seq, recorded_at, kind)
-                 VALUES ('inst_1', {seq}, {at}, 'gateway_started')"
+                "INSERT INTO audit.entries (instance_id, seq, recorded_at, kind, hash)
+                 VALUES ('inst_1', {seq}, {at}, 'gateway_started', sha256('one'))"
             );
             assert_eq!(refusal(&mut gateway, &statement).await, None, "{statement}");
         }
@@ -243,14 +243,15 @@ async fn partitions_stand_ahead_and_each_row_lands_in_its_month() {
         .await;
         assert_eq!(found, [partition.clone(), partition.clone()]);
     }
-    let before = "INSERT INTO audit.entries (instance_id, seq, recorded_at, kind)
-                  VALUES ('inst_1', 99, '2001-01-01', 'gateway_started')";
+    let before = "INSERT INTO audit.entries (instance_id, seq, recorded_at, kind, hash)
+                  VALUES ('inst_1', 99, '2001-01-01', 'gateway_started', sha256('one'))";
     assert!(refusal(&mut gateway, before).await.is_some());
 }
 
 /// A row of each kind that tells all it must.
 fn legal(kind: &str) -> Value {
-    let mut row = json!({"instance_id": "inst_1", "seq": 1, "recorded_at": toolgate::clock::now(), "kind": kind, "opens_call": false});
+    let mut row = json!({"instance_id": "inst_1", "seq": 1, "recorded_at": toolgate::clock::now(), "kind": kind, "opens_call": false,
+                         "hash": format!("\\x{}", "ab".repeat(32))});
     let mut add = |more: Value| {
         row.as_object_mut()
             .unwrap()
@@ -270,7 +271,10 @@ fn legal(kind: &str) -> Value {
         "parked" => add(json!({"decision": "park", "approval_id": "appr_1"})),
         "intent" => add(json!({"decision": "permit"})),
         "outcome" | "ended" => add(json!({"outcome": "completed"})),
-        "approval_vote" | "approval_viewed" | "halt" | "resume" => add(json!({"operator": "ada"})),
+        "approval_vote" | "approval_viewed" | "audit_read" | "halt" | "resume" => {
+            add(json!({"operator": "ada"}));
+        }
+        "agent_refused" => add(json!({"decision": "deny", "reasons": ["scope_missing"]})),
         _ => {}
     }
     row
@@ -298,6 +302,9 @@ async fn a_row_that_tells_too_little_or_contradicts_itself_is_refused() {
         "gateway_started",
         "gateway_stopped",
         "operator_refused",
+        "audit_read",
+        "agent_refused",
+        "signing_key_changed",
     ];
     for kind in kinds {
         let inserted = sqlx::query(insert)
@@ -313,6 +320,10 @@ async fn a_row_that_tells_too_little_or_contradicts_itself_is_refused() {
         ("gateway_started", json!({"instance_id": null})),
         ("gateway_started", json!({"recorded_at": null})),
         ("gateway_started", json!({"opens_call": true})),
+        ("gateway_started", json!({"hash": null})),
+        ("gateway_started", json!({"hash": "\\xab"})),
+        ("audit_read", json!({"operator": null})),
+        ("agent_refused", json!({"reasons": null})),
         ("outcome", json!({"opens_call": true})),
         ("ended", json!({"opens_call": true})),
         (

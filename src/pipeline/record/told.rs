@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{entry::Outcome, ids::KillSwitchId, reason::Reason, upstream::StreamEnd};
 
-use super::super::forward::Received;
+use super::super::{forward::Received, seen::Seen};
 
 /// What the record says of how a call went.
 pub(super) struct Told {
@@ -17,6 +17,8 @@ pub(super) struct Told {
     pub detail: Option<Value>,
     /// What the same request gets when it comes again.
     pub answer: Option<Vec<u8>>,
+    /// What is recorded of the API's answer.
+    pub seen: Seen,
 }
 
 impl Told {
@@ -36,11 +38,13 @@ impl Told {
                 explanation: None,
                 detail: answer.violation.clone(),
                 answer: kept.then(|| answer.to_bytes()),
+                seen: answer.seen.clone(),
             },
             Received::Failed {
                 refusal,
                 outcome,
                 status,
+                seen,
             } => Self {
                 outcome: *outcome,
                 executed: refusal.executed,
@@ -50,6 +54,7 @@ impl Told {
                 explanation: Some(refusal.detail.clone()),
                 detail: refusal.audit_detail.clone(),
                 answer: None,
+                seen: seen.clone(),
             },
             Received::Stream { status, .. } => {
                 Self::of_stream(*status, &StreamEnd::DroppedByReader)
@@ -85,6 +90,7 @@ impl Told {
             explanation: None,
             detail: why,
             answer: None,
+            seen: Seen::default(),
         }
     }
 }

@@ -15,6 +15,7 @@ async fn abandoned(database: &str, call: &str, kept: bool) {
         "call_id": call, "run_id": "run_gone", "agent": "support-bot", "api": "desk", "tool": "desk.refunds.create",
         "consequence": "money_movement", "arguments": {}, "arguments_digest": "d", "contract_digest": "c",
         "policy_digest": "p", "decision": "permit", "received_at": toolgate::clock::now(), "decided_at": toolgate::clock::now(),
+        "hash": format!("\\x{}", "ab".repeat(32)),
     });
     sqlx::query("INSERT INTO toolgate.instances VALUES ('inst_gone', now() - interval '1 hour', now() - interval '1 minute') ON CONFLICT DO NOTHING")
         .execute(&mut gateway)

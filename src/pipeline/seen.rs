@@ -1,0 +1,80 @@
+//! What is recorded of an API's answer, and what of it goes on to the agent: what the contract names and no more.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use serde_json::{Map, Value};
+
+use super::{ToolCall, forward::ApiAnswer};
+use crate::{app::App, entry::Redacted};
+
+/// An answer as the record may know it.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// The answer, where it fits an output schema: cut to what that names, without sensitive values. Nobody has said what
+    /// any other answer holds, so of that there is only the digest.
+    pub answer: Option<Redacted>,
+    /// Keyed digest over the bytes of the body as they came.
+    pub digest: Option<Arc<str>>,
+    /// Where the contract's pointers led, by pointer.
+    pub changed: Option<Redacted>,
+    /// Keyed digests of the sensitive values in it.
+    pub tokens: Vec<String>,
+}
+
+impl Seen {
+    /// Only that there was an answer, and which.
+    pub(super) fn digest_of(app: &App, body: &[u8]) -> Self {
+        Self {
+            digest: (!body.is_empty()).then(|| app.keyring.call_digest(body).into()),
+            ..Self::default()
+        }
+    }
+
+    /// An answer that fits its contract: notes it, and cuts it to what the contract names.
+    pub(super) fn fitting(app: &App, call: &ToolCall, answer: &mut ApiAnswer, mut value: Value) {
+        let tool = &call.tool;
+        answer.seen = Self::digest_of(app, &answer.body);
+        let cut = tool
+            .output_names
+            .as_ref()
+            .is_some_and(|names| names.apply(&mut value));
+        if cut {
+            answer.body = Bytes::from(value.to_string());
+            answer
+                .headers
+                .insert(header::CONTENT_LENGTH, answer.body.len().into());
+            // They were made over the whole.
+            for name in [header::ETAG, header::HeaderName::from_static("digest")] {
+                answer.headers.remove(name);
+            }
+        }
+        let changed: Map<_, _> = tool
+            .contract
+            .changed
+            .iter()
+            .filter_map(|pointer| Some((pointer.clone(), value.pointer(pointer)?.clone())))
+            .collect();
+        let marks = &tool.output_marks;
+        answer.seen.answer = Some(marks.redact(&value, &app.keyring));
+        answer.seen.changed =
+            (!changed.is_empty()).then(|| marks.redact_parts(&changed, &app.keyring));
+    }
+}
+
+/// Whether the headers of an answer say that its body is JSON.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| {
+            let kind = value
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_ascii_lowercase();
+            kind == "application/json" || kind.ends_with("+json")
+        })
+}
