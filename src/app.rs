@@ -76,7 +76,7 @@ pub struct App {
     /// The clients of the APIs.
     pub apis: HashMap<Arc<str>, ApiClient>,
     /// Derived keys.
-    pub keyring: Keyring,
+    pub keyring: Arc<Keyring>,
     /// API keys in force.
     pub keys: RwLock<Arc<KnownKeys>>,
     /// What is halted.
@@ -211,8 +211,8 @@ impl App {
         rules: Rules,
         pool: PgPool,
         recorder: Recorder,
+        keyring: Arc<Keyring>,
     ) -> Result<Self, StartError> {
-        let keyring = Keyring::new(&config.master_secret)?;
         let apis = clients(&config)?;
         let mut connection = pool.acquire().await.map_err(StoreError::from)?;
         let found = store::provision::schema_version(&mut connection).await?;

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     entry::Entry,
     ids::InstanceId,
+    secrets::Keyring,
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
 };
 
@@ -98,17 +99,27 @@ pub struct Recorder {
 
 impl Recorder {
     /// Starts the writer on its own connection: takes the gateway's lock, closes what an earlier gateway left
-    /// open, and begins to record. `timeout` is how long a call waits for its record.
+    /// open, and begins to record. `timeout` is how long a call waits for its record; `keys` make the tokens that stand in free
+    /// text in the place of what is sensitive.
     ///
     /// # Errors
     /// When the database is away, or another gateway serves it.
-    pub async fn start(options: PgConnectOptions, timeout: Duration) -> Result<Self, StoreError> {
+    pub async fn start(
+        options: PgConnectOptions,
+        timeout: Duration,
+        keys: Arc<Keyring>,
+    ) -> Result<Self, StoreError> {
         let instance = InstanceId::generate();
         let connection = open_patiently(&options).await?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let healthy = Arc::new(AtomicBool::new(true));
-        let writer =
-            writer::Writer::new(options, connection, instance.clone(), Arc::clone(&healthy));
+        let writer = writer::Writer::new(
+            options,
+            connection,
+            instance.clone(),
+            Arc::clone(&healthy),
+            keys,
+        );
         let writer = writer.begin().await?;
         tokio::spawn(writer.run(queue));
         Ok(Self {

@@ -18,28 +18,42 @@ mod row;
 pub use row::Row;
 
 /// A value in which nothing sensitive is left, as RFC 8785 JSON text, so that it is written down once however often it is
-/// needed. Only `crate::redaction` makes one.
+/// needed, and the keyed digests of what stood there. Only `crate::redaction` makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Redacted(Arc<str>);
+pub struct Redacted {
+    json: Arc<str>,
+    tokens: Option<Arc<[String]>>,
+}
 
 impl Redacted {
     /// For `crate::redaction` alone.
-    pub(crate) fn vouched(value: &Value) -> Self {
-        Self(json::canonical_text(value).into())
+    pub(crate) fn vouched(value: &Value, tokens: Vec<String>) -> Self {
+        Self {
+            json: json::canonical_text(value).into(),
+            tokens: (!tokens.is_empty()).then(|| tokens.into()),
+        }
     }
 
     /// An object of parts that are safe already: names in order, each with its RFC 8785 JSON text.
-    pub(crate) fn joined(parts: &[(&str, &str)]) -> Self {
+    pub(crate) fn joined(parts: &[(&str, &str)], tokens: &[String]) -> Self {
         let members: Vec<String> = parts
             .iter()
             .map(|(name, json)| format!("\"{name}\":{json}"))
             .collect();
-        Self(format!("{{{}}}", members.join(",")).into())
+        Self {
+            json: format!("{{{}}}", members.join(",")).into(),
+            tokens: (!tokens.is_empty()).then(|| tokens.into()),
+        }
     }
 
     /// The value as JSON text, safe to store and to show.
     pub fn as_json(&self) -> &str {
-        &self.0
+        &self.json
+    }
+
+    /// The keyed digests of the sensitive values that stood in it, by which an auditor finds a value that they know.
+    pub fn tokens(&self) -> &[String] {
+        self.tokens.as_deref().unwrap_or_default()
     }
 }
 

@@ -1,13 +1,18 @@
-//! What may be recorded of a call's arguments: values that the contract marks with `x-sensitivity` are replaced by
-//! their class and a keyed digest, so that an auditor can look for a known value and see no other.
+//! What may be recorded of arguments, answers and words: values that the contract marks with `x-sensitivity`, and whatever the
+//! detectors know as a credential or as personal data, are replaced by their class and a keyed digest, so that an auditor can
+//! look for a known value and see no other.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use crate::{entry::Redacted, secrets::Keyring};
+use crate::{
+    entry::{Entry, Redacted},
+    secrets::Keyring,
+};
 
 mod cut;
+pub mod detectors;
 
 pub use cut::Cut;
 
@@ -50,34 +55,173 @@ impl Marks {
         }
     }
 
-    /// The arguments without any marked value.
-    pub fn redact(&self, arguments: &Value, keys: &Keyring) -> Redacted {
-        if self.root.is_empty() {
-            return Redacted::vouched(arguments);
+    /// The value without anything sensitive.
+    pub fn redact(&self, value: &Value, keys: &Keyring) -> Redacted {
+        // Nearly every value is clean, and is not copied then.
+        if self.root.is_empty() && is_clean(None, value) {
+            return Redacted::vouched(value, Vec::new());
         }
-        let mut copy = arguments.clone();
-        apply(&self.root, &mut copy, keys);
-        Redacted::vouched(&copy)
+        let mut copy = value.clone();
+        let mut tokens = Vec::new();
+        apply(&self.root, &mut copy, keys, &mut tokens);
+        scan(None, &mut copy, keys, &mut tokens);
+        Redacted::vouched(&copy, tokens)
     }
 
-    /// Parts of a value, each under the JSON pointer that leads to it, without any marked value.
+    /// Parts of a value, each under the JSON pointer that leads to it, without anything sensitive.
     pub fn redact_parts(&self, parts: &Map<String, Value>, keys: &Keyring) -> Redacted {
         let mut copy = parts.clone();
+        let mut tokens = Vec::new();
         for (pointer, part) in &mut copy {
             let mut marks = vec![&self.root];
+            let mut name = String::new();
             for token in pointer.split('/').skip(1) {
-                let token = token.replace("~1", "/").replace("~0", "~");
+                name = token.replace("~1", "/").replace("~0", "~");
                 marks = marks
                     .into_iter()
-                    .flat_map(|mark| below(mark, &token))
+                    .flat_map(|mark| below(mark, &name))
                     .collect();
             }
             for mark in marks {
-                apply(mark, part, keys);
+                apply(mark, part, keys, &mut tokens);
+            }
+            scan(Some(&name), part, keys, &mut tokens);
+        }
+        Redacted::vouched(&Value::Object(copy), tokens)
+    }
+}
+
+/// A text without what the detectors know, and the keyed digests of what stood there.
+pub fn redact_text(text: &str, keys: &Keyring) -> (String, Vec<String>) {
+    let mut tokens = Vec::new();
+    let text = replaced(None, text, keys, &mut tokens).unwrap_or_else(|| text.to_owned());
+    (text, tokens)
+}
+
+/// Takes what the detectors know out of an entry's free text. Every entry goes through here on its way to the table.
+pub fn scrub(entry: &mut Entry, keys: &Keyring) {
+    let mut tokens = std::mem::take(&mut entry.value_tokens);
+    if let Some(words) = &mut entry.words
+        && let Some(clean) = replaced(None, words, keys, &mut tokens)
+    {
+        *words = clean;
+    }
+    if let Some(detail) = &mut entry.detail
+        && !is_clean(None, detail)
+    {
+        // Who started a run is an identity that people look for by its name, which may be an address; a credential is none.
+        let identity = detail
+            .get("triggered_by")
+            .filter(|value| {
+                let text = value.as_str().unwrap_or_default();
+                detectors::find(None, text)
+                    .iter()
+                    .all(|finding| finding.class != "secret")
+            })
+            .cloned();
+        scan(None, detail, keys, &mut tokens);
+        if let (Some(identity), Some(detail)) = (identity, detail.as_object_mut()) {
+            detail.insert("triggered_by".to_owned(), identity);
+        }
+    }
+    entry.value_tokens = tokens;
+}
+
+/// Every form in which `value` can stand in the records, with its keyed digest: as it is, and as each kind of thing that the
+/// detectors take it for.
+pub fn tokens_of(value: &str, keys: &Keyring) -> Vec<(&'static str, String)> {
+    let mut forms = vec![("as it is", keys.value_token(value.as_bytes()))];
+    for finding in detectors::find(None, value) {
+        if finding.range == (0..value.len()) {
+            let form = detectors::normal_form(finding.kind, value);
+            forms.push((finding.kind, keys.value_token(form.as_bytes())));
+        }
+    }
+    forms
+}
+
+fn is_clean(name: Option<&str>, value: &Value) -> bool {
+    match value {
+        Value::String(text) => detectors::find(name, text).is_empty(),
+        Value::Number(number) => {
+            !may_be_card(number) || detectors::find(name, &number.to_string()).is_empty()
+        }
+        Value::Array(items) => items.iter().all(|item| is_clean(name, item)),
+        Value::Object(object) => object.iter().all(|(name, child)| {
+            detectors::find(None, name).is_empty() && is_clean(Some(name), child)
+        }),
+        Value::Null | Value::Bool(_) => true,
+    }
+}
+
+/// Thirteen digits or more.
+fn may_be_card(number: &serde_json::Number) -> bool {
+    number
+        .as_u64()
+        .is_some_and(|number| number >= 1_000_000_000_000)
+}
+
+/// Replaces what the detectors find in every string, number and name.
+fn scan(name: Option<&str>, value: &mut Value, keys: &Keyring, tokens: &mut Vec<String>) {
+    match value {
+        Value::String(text) => {
+            if let Some(clean) = replaced(name, text, keys, tokens) {
+                *text = clean;
             }
         }
-        Redacted::vouched(&Value::Object(copy))
+        Value::Number(number) if may_be_card(number) => {
+            if let Some(clean) = replaced(name, &number.to_string(), keys, tokens) {
+                *value = Value::String(clean);
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                scan(name, item, keys, tokens);
+            }
+        }
+        Value::Object(object) => {
+            let sensitive: Vec<String> = object
+                .keys()
+                .filter(|name| !detectors::find(None, name).is_empty())
+                .cloned()
+                .collect();
+            for name in sensitive {
+                if let Some(child) = object.remove(&name) {
+                    let clean = replaced(None, &name, keys, tokens).unwrap_or(name);
+                    object.insert(clean, child);
+                }
+            }
+            for (name, child) in object.iter_mut() {
+                scan(Some(name), child, keys, tokens);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+/// The text with a token in the place of each finding; `None` if there is none.
+fn replaced(
+    name: Option<&str>,
+    text: &str,
+    keys: &Keyring,
+    tokens: &mut Vec<String>,
+) -> Option<String> {
+    let found = detectors::find(name, text);
+    if found.is_empty() {
+        return None;
+    }
+    let mut clean = String::with_capacity(text.len());
+    let mut at = 0;
+    for finding in found {
+        clean.push_str(text.get(at..finding.range.start).unwrap_or_default());
+        at = finding.range.end;
+        let part = text.get(finding.range).unwrap_or_default();
+        let token = keys.value_token(detectors::normal_form(finding.kind, part).as_bytes());
+        clean.push_str(&format!("{}:{}:{token}", finding.class, finding.kind));
+        tokens.push(token);
+    }
+    clean.push_str(text.get(at..).unwrap_or_default());
+    Some(clean)
 }
 
 /// The marks that hold for a member or item of what `mark` holds for. A marked whole marks each of its parts.
@@ -206,43 +350,55 @@ fn merged(existing: Option<Box<Mark>>, more: Mark) -> Mark {
     }
 }
 
-fn apply(mark: &Mark, value: &mut Value, keys: &Keyring) {
+fn apply(mark: &Mark, value: &mut Value, keys: &Keyring, tokens: &mut Vec<String>) {
     if let Some(class) = &mark.class {
-        replace(class, value, keys);
+        replace(class, value, keys, tokens);
         return;
     }
     match value {
         Value::Object(object) => {
             for (name, child) in object.iter_mut() {
                 if let Some(mark) = mark.properties.get(name) {
-                    apply(mark, child, keys);
+                    apply(mark, child, keys, tokens);
                 } else if let Some(mark) = &mark.additional {
-                    apply(mark, child, keys);
+                    apply(mark, child, keys, tokens);
                 }
             }
         }
         Value::Array(items) => {
             if let Some(mark) = &mark.items {
                 for item in items {
-                    apply(mark, item, keys);
+                    apply(mark, item, keys, tokens);
                 }
             }
         }
         _ => {}
     }
     for also in &mark.also {
-        apply(also, value, keys);
+        apply(also, value, keys, tokens);
     }
 }
 
-/// `pii:8c1f…`: the class and 128 bits of HMAC over the value's own text.
-fn replace(class: &str, value: &mut Value, keys: &Keyring) {
-    let token = match &*value {
+/// `pii:email:8c1f…`, or `pii:8c1f…` where no detector knows the value: the class and 128 bits of HMAC over its normal form.
+fn replace(class: &str, value: &mut Value, keys: &Keyring, tokens: &mut Vec<String>) {
+    let text = match &*value {
         Value::Null => return,
-        Value::String(text) => keys.value_token(text.as_bytes()),
-        other => keys.value_token(other.to_string().as_bytes()),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     };
-    *value = Value::String(format!("{class}:{token}"));
+    let known = detectors::find(None, &text)
+        .into_iter()
+        .find(|finding| finding.range == (0..text.len()));
+    let (kind, form) = match &known {
+        Some(finding) => (
+            format!("{}:", finding.kind),
+            detectors::normal_form(finding.kind, &text),
+        ),
+        None => (String::new(), text.as_str().into()),
+    };
+    let token = keys.value_token(form.as_bytes());
+    *value = Value::String(format!("{class}:{kind}{token}"));
+    tokens.push(token);
 }
 
 #[cfg(test)]

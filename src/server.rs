@@ -35,6 +35,8 @@ use crate::{
     http as routes,
     postgres::BuiltIn,
     reason::{Reason, Refusal},
+    redaction,
+    secrets::Keyring,
     workers,
 };
 
@@ -66,14 +68,23 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
     let agents = bind(config.agents_address, "agents").await?;
     let operators = bind(config.operators_address, "operators").await?;
     let Opened { gateway, built_in } = database::open(&config.database).await?;
-    let recorder = Recorder::start(gateway.clone(), config.limits.record_timeout)
-        .await
-        .context("the records cannot be opened")?;
+    anyhow::ensure!(
+        redaction::detectors::ready(),
+        "the detectors of sensitive values do not work"
+    );
+    let keyring = Arc::new(Keyring::new(&config.master_secret)?);
+    let recorder = Recorder::start(
+        gateway.clone(),
+        config.limits.record_timeout,
+        Arc::clone(&keyring),
+    )
+    .await
+    .context("the records cannot be opened")?;
     let pool = PgPoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(config.limits.record_timeout)
         .connect_lazy_with(gateway.application_name("toolgate reader"));
-    let app = Arc::new(App::new(config, rules, pool, recorder).await?);
+    let app = Arc::new(App::new(config, rules, pool, recorder, keyring).await?);
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
     workers::start(&app, &stop);

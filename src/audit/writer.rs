@@ -20,6 +20,8 @@ use crate::{
     clock::{self, Timestamp},
     entry::{Entry, Kind, chain::Hash},
     ids::{CallId, InstanceId},
+    redaction::scrub,
+    secrets::Keyring,
     store::{self, StoreError},
 };
 
@@ -59,6 +61,7 @@ pub(super) struct Writer {
     connection: Option<PgConnection>,
     healthy: Arc<AtomicBool>,
     chain: Chain,
+    keys: Arc<Keyring>,
     /// What must be committed next, in order. Empty while all is well and nobody calls.
     pending: VecDeque<Queued>,
     /// When the first of them was last tried: the time that it bears if that try happened after all.
@@ -80,12 +83,14 @@ impl Writer {
         connection: PgConnection,
         instance: InstanceId,
         healthy: Arc<AtomicBool>,
+        keys: Arc<Keyring>,
     ) -> Self {
         Self {
             options,
             connection: Some(connection),
             healthy,
             chain: Chain::new(instance),
+            keys,
             pending: VecDeque::new(),
             tried_at: clock::now(),
             tried: Vec::new(),
@@ -199,6 +204,7 @@ impl Writer {
                 queued.entry.opens_call = false;
             }
         }
+        scrub(&mut queued.entry, &self.keys);
         self.pending.push_back(queued);
     }
 
@@ -402,12 +408,15 @@ impl Writer {
         let Some(connection) = self.connection.as_mut() else {
             return Acted::Undone;
         };
-        let (chain, latest) = (&self.chain, &mut self.latest);
+        let (chain, keys, latest) = (&self.chain, &self.keys, &mut self.latest);
         // What COMMIT was asked for: from then on it may have happened without our learning of it.
         let mut asked = None;
         let all = async {
             let mut transaction = connection.begin().await?;
-            let entries = work(&mut transaction).await?;
+            let mut entries = work(&mut transaction).await?;
+            for entry in &mut entries {
+                scrub(entry, keys);
+            }
             let at = risen(latest);
             let (rows, hashes) = chain.linked(at, entries.iter());
             store::audit::insert(&mut transaction, &rows, &hashes).await?;

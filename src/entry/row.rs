@@ -52,6 +52,21 @@ pub struct Row<'a> {
 }
 
 impl Entry {
+    /// The keyed digests of every sensitive value that stood in this entry, each once, in order.
+    fn all_tokens(&self) -> Vec<&str> {
+        let parts = [&self.arguments, &self.answer, &self.before, &self.changed];
+        let mut tokens: Vec<&str> = parts
+            .into_iter()
+            .flatten()
+            .flat_map(Redacted::tokens)
+            .chain(&self.value_tokens)
+            .map(String::as_str)
+            .collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
+    }
+
     /// The row that this entry becomes.
     pub fn row<'a>(&'a self, instance_id: &'a str, seq: i64, recorded_at: Timestamp) -> Row<'a> {
         let json = |value: &'a Option<Redacted>| {
@@ -98,7 +113,7 @@ impl Entry {
             answer_digest: self.answer_digest.as_deref(),
             before: json(&self.before),
             changed: json(&self.changed),
-            value_tokens: self.value_tokens.iter().map(String::as_str).collect(),
+            value_tokens: self.all_tokens(),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     pipeline,
     policy::{OperatorAction, OperatorContext, OperatorResource},
     reason::{Reason, Refusal},
+    redaction::redact_text,
 };
 
 pub(super) mod approvals;
@@ -90,12 +91,13 @@ struct Because {
     reason: String,
 }
 
-fn reason(text: &str) -> Result<(), Refusal> {
+/// What an operator gave as the reason, without what the detectors know: it is kept, shown and recorded in clear.
+fn reason(app: &App, text: &str) -> Result<String, Refusal> {
     if text.trim().is_empty() || text.len() > REASON_BYTES {
         return Err(Refusal::new(
             Reason::MalformedBody,
             format!("\"reason\" must say why, in at most {REASON_BYTES} bytes."),
         ));
     }
-    Ok(())
+    Ok(redact_text(text, &app.keyring).0)
 }

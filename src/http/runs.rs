@@ -21,6 +21,7 @@ use crate::{
     ids::RunId,
     pipeline,
     reason::{Reason, Refusal},
+    redaction::redact_text,
     runs::{NewRun, RunError},
 };
 
@@ -55,7 +56,9 @@ pub(super) async fn open(
     let agent = pipeline::agent(&app, &headers, now)?;
     let opening: Opening =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
-    let new = checked(&agent, opening)?;
+    let mut new = checked(&agent, opening)?;
+    // It is kept, shown and recorded in clear.
+    new.purpose = redact_text(&new.purpose, &app.keyring).0;
     let run = app
         .runs
         .open(&agent, new, now)

@@ -22,20 +22,12 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What the read found, as it is recorded with the intent.
-#[derive(Debug, Clone)]
-pub(super) struct StateBefore {
-    /// `{"call", "status", "state"}`, or `{"call", "unknown"}` with the reason.
-    pub json: Redacted,
-    /// Keyed digests of the sensitive values in it.
-    pub tokens: Vec<String>,
-}
-
-/// Reads the state before, if the contract wants that.
+/// Reads the state before, if the contract wants that. What it found, as it is recorded with the intent:
+/// `{"call", "state", "status"}`, or `{"call", "unknown"}` with the reason.
 ///
 /// # Errors
 /// When there is no answer and the contract does not say to go on without one. Nothing was sent then.
-pub(super) async fn read(app: &Arc<App>, call: &ToolCall) -> Result<Option<StateBefore>, Refusal> {
+pub(super) async fn read(app: &Arc<App>, call: &ToolCall) -> Result<Option<Redacted>, Refusal> {
     let Some(wanted) = &call.tool.contract.before else {
         return Ok(None);
     };
@@ -43,22 +35,21 @@ pub(super) async fn read(app: &Arc<App>, call: &ToolCall) -> Result<Option<State
     match attempt(app, call, wanted, id.clone()).await {
         Ok((status, seen)) => {
             let state = seen.answer.as_ref().map_or("null", Redacted::as_json);
-            Ok(Some(StateBefore {
-                json: Redacted::joined(&[
-                    ("call", &json!(id).to_string()),
-                    ("state", state),
-                    ("status", &status.to_string()),
-                ]),
-                tokens: seen.tokens,
-            }))
+            let tokens = seen.answer.as_ref().map_or(&[][..], Redacted::tokens);
+            let parts = [
+                ("call", &*json!(id).to_string()),
+                ("state", state),
+                ("status", &status.to_string()),
+            ];
+            Ok(Some(Redacted::joined(&parts, tokens)))
         }
-        Err(refusal) if wanted.on_failure == OnFailure::Proceed => Ok(Some(StateBefore {
-            json: Redacted::joined(&[
-                ("call", &json!(id).to_string()),
+        Err(refusal) if wanted.on_failure == OnFailure::Proceed => {
+            let parts = [
+                ("call", &*json!(id).to_string()),
                 ("unknown", &json!(refusal.reason.code()).to_string()),
-            ]),
-            tokens: Vec::new(),
-        })),
+            ];
+            Ok(Some(Redacted::joined(&parts, &[])))
+        }
         Err(refusal) if refusal.reason == Reason::Halted => Err(refusal),
         Err(refusal) => {
             let mut because = Refusal::new(

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::{
     Arrival, ToolCall, Wanted,
     authorize::Permit,
-    before::StateBefore,
     forward::{Exchange, Received},
     park::Kept,
 };
@@ -214,12 +213,9 @@ fn intent_entry(
     app: &App,
     permit: &Permit,
     approval: Option<ApprovalId>,
-    before: Option<StateBefore>,
+    before: Option<Redacted>,
 ) -> Entry {
     let call = permit.call();
-    let (before, tokens) = before.map_or((None, Vec::new()), |before| {
-        (Some(before.json), before.tokens)
-    });
     Entry {
         opens_call: approval.is_none(),
         call_id: Some(call.id.clone()),
@@ -244,7 +240,6 @@ fn intent_entry(
             .as_ref()
             .map(|call| json!({ "before_of": call })),
         before,
-        value_tokens: tokens,
         ..Entry::new(Kind::Intent)
     }
 }
@@ -253,7 +248,7 @@ fn intent_entry(
 pub(super) async fn intent(
     app: &App,
     permit: Permit,
-    before: Option<StateBefore>,
+    before: Option<Redacted>,
 ) -> Result<Begun, Refusal> {
     let entry = intent_entry(app, &permit, None, before);
     let keyed = permit.call().idempotency_key.is_some();
@@ -337,7 +332,7 @@ pub(super) async fn claim(
     app: &App,
     permit: Permit,
     approval: ApprovalId,
-    before: Option<StateBefore>,
+    before: Option<Redacted>,
 ) -> Result<Recorded, (Permit, NotClaimed)> {
     let entry = intent_entry(app, &permit, Some(approval.clone()), before);
     let id = permit.call().id.clone();
@@ -441,7 +436,6 @@ async fn settle(app: &App, mut recorded: Recorded, forwarded_at: Option<Timestam
         answer: told.seen.answer,
         answer_digest: told.seen.digest,
         changed: told.seen.changed,
-        value_tokens: told.seen.tokens,
         ..recorded.entry(Kind::Outcome)
     };
     if app.recorder.settle(entry, change).await.is_err() {

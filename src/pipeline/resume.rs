@@ -6,13 +6,12 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Caller, Prefer, Surface, ToolCall,
     authorize::{self, Earned, Verdict},
-    before::{self, StateBefore},
-    contract, forward,
+    before, contract, forward,
     record::{self, NotClaimed},
 };
 use crate::{
     app::App,
-    entry::Outcome,
+    entry::{Outcome, Redacted},
     ids::{ApprovalId, CallId, RunId},
     parked::{self, Sealed},
     reason::Reason,
@@ -123,7 +122,7 @@ async fn claim(
     id: &CallId,
     mut permit: super::Permit,
     approval: ApprovalId,
-    before: Option<StateBefore>,
+    before: Option<Redacted>,
 ) -> Option<super::Recorded> {
     let mut in_doubt = false;
     loop {

@@ -19,8 +19,6 @@ pub struct Seen {
     pub digest: Option<Arc<str>>,
     /// Where the contract's pointers led, by pointer.
     pub changed: Option<Redacted>,
-    /// Keyed digests of the sensitive values in it.
-    pub tokens: Vec<String>,
 }
 
 impl Seen {

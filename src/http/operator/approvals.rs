@@ -245,12 +245,12 @@ async fn decide(
     let operator = identify(&app, &headers)?;
     let deciding: Deciding =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
-    reason(&deciding.reason)?;
+    let reason = reason(&app, &deciding.reason)?;
     let ballot = Ballot {
         operator: Arc::clone(&operator),
         vote,
         digest: deciding.digest,
-        reason: deciding.reason,
+        reason,
     };
     // In a task of its own: an operator who hangs up does not stop a decision half-way.
     let task = tokio::spawn({

@@ -75,7 +75,7 @@ pub(in crate::http) async fn pull(
     let operator = identify(&app, &headers)?;
     let pulling: Pulling =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
-    reason(&pulling.reason)?;
+    let reason = reason(&app, &pulling.reason)?;
     let refused = |detail: String| {
         Refusal::new(
             Reason::MalformedBody,
@@ -92,7 +92,7 @@ pub(in crate::http) async fn pull(
     let kill_switch = KillSwitch {
         id: KillSwitchId::generate(),
         scope,
-        reason: pulling.reason,
+        reason,
         operator,
         pulled_at: clock::now(),
     };
@@ -168,7 +168,7 @@ pub(in crate::http) async fn release(
     let operator = identify(&app, &headers)?;
     let because: Because =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
-    reason(&because.reason)?;
+    let reason = reason(&app, &because.reason)?;
     let unknown = || Refusal::new(Reason::NotFound, "No kill switch of this id is held.");
     let id: KillSwitchId = id.parse().map_err(|_not_an_id| unknown())?;
     let held = app
@@ -183,13 +183,7 @@ pub(in crate::http) async fn release(
     };
     allow(&app, &operator, OperatorAction::Resume, context).await?;
     let now = clock::now();
-    let task = tokio::spawn(let_go(
-        Arc::clone(&app),
-        id.clone(),
-        operator,
-        because.reason,
-        now,
-    ));
+    let task = tokio::spawn(let_go(Arc::clone(&app), id.clone(), operator, reason, now));
     match task.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {

@@ -329,3 +329,86 @@ async fn an_answer_is_kept_sealed_and_never_quoted_by_what_is_wrong_with_it() {
         }
     }
 }
+
+/// Values that no contract marks, but anybody knows for what they are.
+#[tokio::test]
+async fn what_the_detectors_know_is_found_in_no_table() {
+    const EMAIL: &str = "planted.person@example.org";
+    const CARD: &str = "4111 1111 1111 1111";
+    const KEY: &str = "AKIAPLANTED234567890";
+    const IBAN: &str = "DE89 3704 0044 0532 0130 00";
+    let body = format!(r#"{{"ok":true,"note":"paid with {CARD}","{EMAIL}":1}}"#);
+    let api =
+        crate::wire::RawApi::start(move |_| crate::wire::json_answer("200 OK", "", &body)).await;
+    let world = crate::probe::setup(&api)
+        .tool(
+            "probe.yaml",
+            "    output: { type: object, required: [ok], properties: { ok: { type: boolean } } }\n  - name: probe.reports",
+            "    output: { type: object, required: [ok], additionalProperties: true, properties: { ok: { type: boolean } } }\n  - name: probe.reports",
+        )
+        .start()
+        .await;
+    let run = send(world.agent(Method::POST, "/v1/runs").json(&json!({
+        "triggered_by": "ticket 7", "purpose": format!("answer {EMAIL}, password: hunter2!x")
+    })))
+    .await
+    .expect(201)
+    .body["run"]
+        .clone();
+    let request = world
+        .agent(
+            Method::PUT,
+            "/probe/things/planted.person%40example.org/parts/1?q=iban%20DE89370400440532013000&tag=a&tag=AKIAPLANTED234567890",
+        )
+        .header("toolgate-run", run.as_str().unwrap())
+        .header("toolgate-reason", format!("because {EMAIL} asked"))
+        .header("x-note", format!("card {CARD}"))
+        .json(&json!({"text": format!("{KEY} and {IBAN}"), "count": 4_111_111_111_111_111_u64}));
+    let answer = send(request).await.expect(200);
+    assert_eq!(
+        answer.body["note"],
+        format!("paid with {CARD}"),
+        "the agent has it"
+    );
+    let halt = world.halt(json!({"kind": "api", "id": "etcd"})).await;
+    world.resume(&halt).await;
+    let request = world
+        .operator("ada", Method::POST, "/v1/kill-switches")
+        .json(&json!({"scope": {"kind": "agent", "id": "platform-bot"}, "reason": format!("{EMAIL} called, {KEY}")}));
+    send(request).await.expect(201);
+
+    let row = world.call_row(answer.header("toolgate-call")).await;
+    let arguments = row["arguments"].to_string();
+    for kind in ["pii:email:", "pii:iban:", "pii:card:", "secret:credential:"] {
+        assert!(arguments.contains(kind), "{kind} {arguments}");
+    }
+    let plain = |text: &str| text.replace([' ', '-'], "").to_lowercase();
+    for (table, row) in all_rows(&world).await {
+        for planted in [EMAIL, CARD, KEY, IBAN, "hunter2!x"] {
+            assert!(
+                !plain(&row).contains(&plain(planted)),
+                "{planted} in {table}: {row}"
+            );
+        }
+    }
+
+    // One value has one digest, however and wherever it was written, and the digest finds it.
+    let keys =
+        toolgate::secrets::Keyring::new(&toolgate::secrets::Secret::new(crate::support::MASTER))
+            .unwrap();
+    for value in [
+        EMAIL,
+        "Planted.Person@EXAMPLE.org",
+        CARD,
+        "4111-1111-1111-1111",
+        KEY,
+        IBAN,
+    ] {
+        let tokens = toolgate::redaction::tokens_of(value, &keys);
+        let (_, token) = tokens.last().unwrap();
+        let query = format!(
+            "SELECT DISTINCT call_id FROM audit.entries WHERE value_tokens @> ARRAY['{token}'] AND call_id IS NOT NULL"
+        );
+        assert_eq!(world.audit(&query).await.len(), 1, "{value}");
+    }
+}

@@ -1,0 +1,229 @@
+//! Finds credentials and personal data in text that no contract marks: one automaton proposes, exact checks decide. It leans
+//! towards few false alarms for numbers (checksums, plausible ranges) and towards many for credentials.
+
+use std::{borrow::Cow, ops::Range, sync::LazyLock};
+
+use regex_automata::{Input, meta::Regex};
+
+mod checks;
+
+use checks::{card, iban, phone, secret_value, ssn};
+
+/// A sensitive part of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The bytes at which it stands.
+    pub range: Range<usize>,
+    /// `secret` or `pii`.
+    pub class: &'static str,
+    /// What it is: `email`, `card`, `credential`, …
+    pub kind: &'static str,
+}
+
+/// Narrows a candidate to what is sensitive in it; `None` if it is no such thing.
+type Check = fn(&str, Range<usize>) -> Option<Range<usize>>;
+
+struct Detector {
+    class: &'static str,
+    kind: &'static str,
+    pattern: &'static str,
+    check: Check,
+}
+
+fn whole(_: &str, range: Range<usize>) -> Option<Range<usize>> {
+    Some(range)
+}
+
+const fn secret(kind: &'static str, pattern: &'static str, check: Check) -> Detector {
+    Detector {
+        class: "secret",
+        kind,
+        pattern,
+        check,
+    }
+}
+
+const fn pii(kind: &'static str, pattern: &'static str, check: Check) -> Detector {
+    Detector {
+        class: "pii",
+        kind,
+        pattern,
+        check,
+    }
+}
+
+/// In the order in which they win where two begin at the same place.
+const DETECTORS: [Detector; 14] = [
+    secret(
+        "private_key",
+        r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY-----(?:[^-]|-[^-])*(?:-----END [A-Z0-9 ]{0,30}PRIVATE KEY-----)?",
+        whole,
+    ),
+    secret(
+        "jwt",
+        r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*",
+        whole,
+    ),
+    // The forms that the providers give their keys, so that such a key is known when it is seen.
+    secret(
+        "credential",
+        concat!(
+            r"(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}",
+            r"|xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{20,}|hooks\.slack\.com/services/[A-Za-z0-9/]{20,}",
+            r"|[sr]k_(?:live|test)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+/=]{16,}|sk-[A-Za-z0-9_-]{20,}",
+            r"|AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,}|GOCSPX-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{36}",
+            r"|pypi-[A-Za-z0-9_-]{16,}|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|dop_v1_[a-f0-9]{64}|hf_[A-Za-z0-9]{30,}",
+            r"|AccountKey=[A-Za-z0-9+/=]{40,}|tg_(?:agent|operator)_[A-Za-z0-9_]{20,}",
+        ),
+        whole,
+    ),
+    secret(
+        "credential",
+        r"(?i:bearer|basic)[ +][A-Za-z0-9._~+/=-]{16,}",
+        secret_value,
+    ),
+    // The user's name and password in a URL.
+    secret(
+        "credential",
+        r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{1,100}:[^\s/@]{1,200}@",
+        whole,
+    ),
+    secret(
+        "password",
+        r#"(?i:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|credentials?|access[_-]?key)(?:["'\\]{0,3}\s{0,3}[:=]\s{0,3}|\s+is\s+)["'\\]{0,3}[^\s"',;&}\\]{6,200}"#,
+        secret_value,
+    ),
+    pii(
+        "email",
+        r"[A-Za-z0-9._+-]{1,64}(?:@|%40)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,5}\.[A-Za-z]{2,24}",
+        whole,
+    ),
+    pii(
+        "iban",
+        r"[A-Za-z]{2}[0-9]{2}(?:[ -]?[A-Za-z0-9]){11,30}",
+        iban,
+    ),
+    pii("us_ssn", r"[0-9]{3}-[0-9]{2}-[0-9]{4}", ssn),
+    pii("phone", r"(?:\+|00)[1-9](?:[ ().-]{0,2}[0-9]){6,14}", phone),
+    pii("phone", r"\([0-9]{3}\) ?[0-9]{3}[ .-][0-9]{4}", phone),
+    pii("phone", r"[0-9]{3}[.-][0-9]{3}[.-][0-9]{4}", phone),
+    pii("card", r"[0-9](?:[ -]?[0-9]){12,30}", card),
+    // Digits of the width that some keyboards give, and groups set apart by spaces that do not break.
+    pii(
+        "card",
+        r"(?:[0-9０-９][ \u{a0}\u{2009}\u{202f}\u{2010}-\u{2014}\u{200b}-\u{200d}\u{2060}\u{ad}]{0,2}){13,19}",
+        card,
+    ),
+];
+
+static AUTOMATON: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    let patterns: Vec<&str> = DETECTORS.iter().map(|detector| detector.pattern).collect();
+    Regex::new_many(&patterns)
+        .map_err(|error| tracing::error!(%error, "the detectors cannot be built"))
+        .ok()
+});
+
+/// Whether the detectors work; a gateway without them must not start.
+pub fn ready() -> bool {
+    AUTOMATON.is_some()
+}
+
+/// The sensitive parts of a text, in order and without overlap. `field` is the name under which it stood, if it had one.
+pub fn find(field: Option<&str>, text: &str) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if text.len() < 6 {
+        return found;
+    }
+    if field.is_some_and(checks::is_secret_name) && checks::looks_secret(text) && !is_token(text) {
+        found.push(Finding {
+            range: 0..text.len(),
+            class: "secret",
+            kind: "password",
+        });
+        return found;
+    }
+    let Some(automaton) = AUTOMATON.as_ref() else {
+        return found;
+    };
+    let mut at = 0;
+    while let Some(candidate) = automaton.search(&Input::new(text).range(at..)) {
+        let detector = DETECTORS.get(candidate.pattern().as_usize());
+        let narrowed = detector
+            .filter(|_| !is_own(text, &candidate.range()))
+            .and_then(|detector| Some((detector, (detector.check)(text, candidate.range())?)));
+        match narrowed {
+            Some((detector, range)) => {
+                at = range.end.max(at + 1);
+                found.push(Finding {
+                    range,
+                    class: detector.class,
+                    kind: detector.kind,
+                });
+            }
+            // Something else may begin inside of what was no such thing. Candidates are short, so this stays linear.
+            None => at = next_start(text, candidate.start()),
+        }
+        if at >= text.len() {
+            break;
+        }
+    }
+    found
+}
+
+/// Behind the first character, or behind a whole token of our own.
+fn next_start(text: &str, at: usize) -> usize {
+    let rest = text.get(at..).unwrap_or_default();
+    if let Some(token) = own_token(rest) {
+        return at + token;
+    }
+    at + rest.chars().next().map_or(1, char::len_utf8)
+}
+
+/// A candidate that is one of our own tokens is not redacted again.
+fn is_own(text: &str, range: &Range<usize>) -> bool {
+    text.get(range.start..)
+        .is_some_and(|rest| own_token(rest).is_some())
+}
+
+fn is_token(text: &str) -> bool {
+    own_token(text) == Some(text.len())
+}
+
+/// The length of a token such as `pii:email:` and 32 hexadecimal digits at the beginning of a text.
+fn own_token(text: &str) -> Option<usize> {
+    let class = ["secret:", "pii:", "confidential:"]
+        .iter()
+        .find(|class| text.starts_with(**class))?;
+    let rest = text.get(class.len()..)?;
+    let is_kind = |kind: &str| {
+        kind.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    let (kind, digits) = match rest.split_once(':') {
+        Some((kind, digits)) if is_kind(kind) => (kind.len() + 1, digits),
+        _ => (0, rest),
+    };
+    let digest = digits.get(..32)?;
+    digest
+        .bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        .then_some(class.len() + kind + 32)
+}
+
+/// One spelling for one value, so that it has one token however it was written.
+pub fn normal_form<'a>(kind: &str, text: &'a str) -> Cow<'a, str> {
+    match kind {
+        "email" => Cow::Owned(text.replace("%40", "@").to_ascii_lowercase()),
+        "card" | "us_ssn" | "phone" => Cow::Owned(checks::digits(text)),
+        "iban" => Cow::Owned(
+            text.chars()
+                .filter(char::is_ascii_alphanumeric)
+                .collect::<String>()
+                .to_ascii_uppercase(),
+        ),
+        _ => Cow::Borrowed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests;
