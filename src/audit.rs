@@ -25,6 +25,7 @@ mod link;
 mod open_calls;
 mod opening;
 mod orphans;
+pub mod verify;
 mod writer;
 
 use opening::opening;

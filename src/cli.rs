@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::demo::{self, DemoArgs};
 
+mod audit;
 mod check;
 mod keys;
 mod psql;
@@ -31,6 +32,9 @@ enum Command {
     /// API keys of agents and operators.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// What was recorded: whether it still is what was written, and how to find a value in it.
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// What the policies are written against.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -105,6 +109,7 @@ pub fn main() -> ExitCode {
         }
         Command::Check(args) => Ok(check::run(&args.config.config, args.json)),
         Command::Keys(KeysCommand::Create(args)) => run(keys::create(args)),
+        Command::Audit(command) => run(audit::run(command)),
         Command::Policy(PolicyCommand::Schema(args)) => check::schema(&args.config),
         Command::Psql(args) => psql::run(args.home, &args.arguments),
     };

@@ -5,6 +5,7 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 pub mod approvals;
 pub mod audit;
+pub mod audit_log;
 pub mod calls;
 pub mod instances;
 pub mod keys;

@@ -31,4 +31,5 @@ mod reading;
 mod records;
 mod runs;
 mod support;
+mod tampering;
 mod wire;

@@ -1,0 +1,70 @@
+//! `toolgate audit`: what an auditor does with the records, beside a running gateway and with the auditor's own rights.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use sqlx::postgres::PgConnectOptions;
+
+use crate::{database::AUDITOR_URL, postgres};
+
+mod hash;
+mod verify;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Audit {
+    /// Check that no entry was changed, removed, added or put into another order.
+    Verify(verify::VerifyArgs),
+    /// Print the keyed digest of a value, by which it is found in the records.
+    Hash(hash::HashArgs),
+}
+
+/// Where the records are.
+#[derive(Debug, Args)]
+struct Records {
+    /// The gateway's home, for a built-in database.
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// The database, for any other: a postgres:// URL of a role that may read the schema audit.
+    #[arg(
+        long,
+        value_name = "URL",
+        conflicts_with = "home",
+        env = "TOOLGATE_AUDIT_URL",
+        hide_env_values = true
+    )]
+    url: Option<String>,
+}
+
+impl Records {
+    /// How to connect.
+    fn options(&self) -> anyhow::Result<PgConnectOptions> {
+        let url = match &self.url {
+            Some(url) => url.clone(),
+            None => {
+                let home = match &self.home {
+                    Some(home) => home.clone(),
+                    None => postgres::default_home(&std::env::current_dir()?),
+                };
+                let path = home.join(AUDITOR_URL);
+                std::fs::read_to_string(&path).with_context(|| {
+                    format!(
+                        "cannot read {}: start the gateway with this home, or give --url",
+                        path.display()
+                    )
+                })?
+            }
+        };
+        // The error of the parser may quote the URL, password and all.
+        url.trim()
+            .parse()
+            .map_err(|_error: sqlx::Error| anyhow::anyhow!("this is no postgres:// URL"))
+    }
+}
+
+pub(super) async fn run(command: Audit) -> anyhow::Result<ExitCode> {
+    match command {
+        Audit::Verify(args) => verify::run(args).await,
+        Audit::Hash(args) => hash::run(args),
+    }
+}
