@@ -26,7 +26,7 @@ mod wiring;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use http::Method;
 use jsonschema::Validator;
@@ -36,7 +36,7 @@ use serde_json::Value;
 pub use self::{
     binding::{BodyFormat, NotABodyFormat},
     catalog::{Catalog, Matched, RouteError},
-    effects::{Before, OnFailure, is_class},
+    effects::{Before, OnFailure},
     inbound::RequestError,
     load::load,
     outbound::{BuildError, UpstreamRequest},
@@ -76,8 +76,6 @@ pub struct Contract {
     pub before: Option<Before>,
     /// JSON pointers to those parts of a 2xx answer that tell what was changed.
     pub changed: Vec<String>,
-    /// What agents see of sensitive values in answers, by class or kind; what is not named follows the config.
-    pub answers: BTreeMap<String, String>,
     /// `sha256:` and the digest of `canonical`: the contract's version.
     pub digest: String,
     /// The whole contract in closed form, as RFC 8785 text.

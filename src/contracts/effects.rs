@@ -1,5 +1,5 @@
-//! What a contract says about the traces of a call: the read that fetches the state before, the parts of the answer that tell
-//! what was changed, and what the agent gets to see of sensitive values.
+//! What a contract says about the traces of a call: the read that fetches the state before, and the parts of the answer that
+//! tell what was changed.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -14,8 +14,6 @@ use super::{
 
 /// The most pointers in `changed`.
 const MAX_CHANGED: usize = 32;
-const CLASSES: [&str; 3] = ["secret", "pii", "confidential"];
-const RULES: [&str; 4] = ["pass", "mask", "drop", "token"];
 
 /// A read that is made, as a call of its own, just before the call itself is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,12 +37,11 @@ pub enum OnFailure {
     Proceed,
 }
 
-/// The three fields together.
+/// Both fields together.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Effects {
     pub before: Option<Before>,
     pub changed: Vec<String>,
-    pub answers: BTreeMap<String, String>,
 }
 
 /// A before read whose tool must be looked at once every file is read.
@@ -95,10 +92,6 @@ pub(super) fn read(reader: &mut Reader<'_>, tool: &Node) -> Effects {
             .get("before")
             .and_then(|(_, node)| before(reader, node)),
         changed: changed(reader, tool),
-        answers: tool
-            .get("answers")
-            .map(|(_, node)| answers(reader, node))
-            .unwrap_or_default(),
     }
 }
 
@@ -171,41 +164,4 @@ fn pointer(reader: &mut Reader<'_>, text: &Spot<String>) -> bool {
         );
     }
     fits
-}
-
-fn answers(reader: &mut Reader<'_>, node: &Node) -> BTreeMap<String, String> {
-    let mut rules = BTreeMap::new();
-    if !matches!(node.value, Yaml::Map(_)) {
-        reader.error(
-            &node.at,
-            format!("`answers` must be a mapping, and is {}", node.kind()),
-        );
-    }
-    for (key, value) in node.entries() {
-        if !is_class(&key.name) {
-            reader.error_with_help(
-                &key.at,
-                format!("`{}` is no class of sensitive values", key.name),
-                "write secret, pii or confidential, or one kind of them such as pii.email",
-            );
-        }
-        let Some(text) = reader.text(value, "a rule of `answers`") else {
-            continue;
-        };
-        let choices = RULES.map(|rule| (rule, rule));
-        if let Some(rule) = reader.choice(&text, "rule for answers", &choices) {
-            rules.insert(key.name.clone(), rule.to_owned());
-        }
-    }
-    rules
-}
-
-/// `pii`, or `pii.email`.
-pub fn is_class(name: &str) -> bool {
-    let (class, kind) = name.split_once('.').unwrap_or((name, "any"));
-    CLASSES.contains(&class)
-        && !kind.is_empty()
-        && kind
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }

@@ -130,6 +130,41 @@ async fn the_record_knows_the_state_before_what_was_changed_and_what_was_answere
 }
 
 #[tokio::test]
+async fn one_row_tells_who_why_what_was_seen_and_which_texts_decided() {
+    let world = crate::support::World::shipped().await;
+    let run = world.run().await;
+    let (call, approval) = world.parked(Some(&run), 25_000).await;
+    let shown = world.shown("ada", &approval).await;
+    world.decide("ada", &approval, "approve").await.expect(200);
+    assert_eq!(world.ended(&call).await["state"], "completed");
+    let row = world.call_row(&call).await;
+    let opened = &world
+        .audit("SELECT triggered_by, purpose FROM audit.runs")
+        .await[0];
+    use sqlx::Row as _;
+    assert_eq!(row["triggered_by"], opened.get::<String, _>(0));
+    assert_eq!(row["purpose"], opened.get::<String, _>(1));
+    assert_eq!(row["votes"][0]["operator"], "ada");
+    assert_eq!(row["votes"][0]["digest"], shown["digest"]);
+    for policy in row["policies"].as_array().unwrap() {
+        let text = row["policy_texts"][policy.as_str().unwrap()]
+            .as_str()
+            .unwrap();
+        assert!(text.contains("@approval"), "{text}");
+    }
+    assert_eq!(row["contract"]["name"], "desk.refunds.create");
+    assert_eq!(row["changed"]["/status"], row["answer"]["status"]);
+    for step in [
+        "deciding_took",
+        "waiting_took",
+        "recording_took",
+        "api_took",
+    ] {
+        assert!(row[step].is_string(), "{step} {row}");
+    }
+}
+
+#[tokio::test]
 async fn without_the_state_before_nothing_is_sent_unless_the_contract_says_so() {
     let api = acting(Act::Close, json_answer("200 OK", "", AFTER)).await;
     let world = world_of(&api).start().await;

@@ -129,6 +129,23 @@ async fn a_log_that_nobody_touched_is_right_and_another_program_agrees() {
     assert_eq!(ours, theirs);
     assert!(checked.iter().any(|one| one.instance == instances[1]));
 
+    let ask = || {
+        Command::new(env!("CARGO_BIN_EXE_toolgate"))
+            .args([
+                "audit",
+                "verify",
+                "--json",
+                "--url",
+                &crate::support::url("toolgate_auditor", &database),
+            ])
+            .output()
+            .unwrap()
+    };
+    let said = ask();
+    assert!(said.status.success(), "{said:?}");
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!(said["right"], true);
+
     // It is the stored rows that the other program looks at, too.
     let mut owner = owner(&database).await;
     owner
@@ -139,6 +156,19 @@ async fn a_log_that_nobody_touched_is_right_and_another_program_agrees() {
     assert!(
         theirs.iter().any(|one| one["first_wrong"] == 4),
         "{theirs:?}"
+    );
+    let said = ask();
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    let wrong = said["instances"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["instance"] == instances[0].as_str())
+        .unwrap();
+    assert_eq!(
+        (&wrong["wrong"]["seq"], &wrong["wrong"]["fault"]),
+        (&json!(4), &json!("changed"))
     );
 }
 

@@ -253,3 +253,54 @@ fn a_read_that_posts_is_worth_a_note() {
     assert!(findings.len() == 1 && findings[0].note);
     assert_eq!(catalog.len(), 1);
 }
+
+#[test]
+fn a_read_before_must_be_one_and_pointers_must_be_pointers() {
+    let tool = |more: &str| {
+        format!(
+            "tools:
+  - {{name: shop.things.get, description: d, api: shop, method: GET, path: '/things/{{id}}', scope: 'shop.things:read', consequence: read,
+     input: {{type: object, required: [id], properties: {{id: {{type: string}}}}}}}}
+  - {{name: shop.things.put, description: d, api: shop, method: PUT, path: '/things/{{id}}', scope: 'shop.things:write', consequence: write,
+     input: {{type: object, required: [id], properties: {{id: {{type: string}}}}}}, {more}}}
+"
+        )
+    };
+    let findings = |more: &str| {
+        let apis = ["shop".to_owned()].into();
+        let file = crate::diagnostics::SourceFile::new("tools.yaml", tool(more));
+        let (_, findings) = crate::contracts::load(&[file], &apis);
+        findings
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let good = "before: {tool: shop.things.get, arguments: {id: /id}}, changed: [/id, '/a~1b']";
+    assert_eq!(findings(good), "");
+    for (more, expected) in [
+        ("before: {tool: shop.nothing}", "there is no tool"),
+        (
+            "before: {tool: shop.things.put}",
+            "only a read can come before",
+        ),
+        (
+            "before: {tool: shop.things.get, arguments: {other: /id}}",
+            "takes no argument",
+        ),
+        (
+            "before: {tool: shop.things.get, arguments: {id: id}}",
+            "is no JSON pointer",
+        ),
+        (
+            "before: {tool: shop.things.get, on_failure: maybe}",
+            "maybe",
+        ),
+        ("changed: [id]", "is no JSON pointer"),
+        ("changed: ['/a~2']", "is no JSON pointer"),
+        ("changed: ['/a', '/a']", "stands twice"),
+    ] {
+        let found = findings(more);
+        assert!(found.contains(expected), "{more}: {found}");
+    }
+}
