@@ -23,6 +23,9 @@ pub struct Finding {
 /// Narrows a candidate to what is sensitive in it; `None` if it is no such thing.
 type Check = fn(&str, Range<usize>) -> Option<Range<usize>>;
 
+/// How our own tokens begin.
+const CLASSES: [&str; 3] = ["secret:", "pii:", "confidential:"];
+
 struct Detector {
     class: &'static str,
     kind: &'static str,
@@ -146,6 +149,9 @@ pub fn find(field: Option<&str>, text: &str) -> Vec<Finding> {
         return found;
     };
     let mut at = 0;
+    if is_token(text) {
+        return found;
+    }
     while let Some(candidate) = automaton.search(&Input::new(text).range(at..)) {
         let detector = DETECTORS.get(candidate.pattern().as_usize());
         let narrowed = detector
@@ -173,41 +179,42 @@ pub fn find(field: Option<&str>, text: &str) -> Vec<Finding> {
 /// Behind the first character, or behind a whole token of our own.
 fn next_start(text: &str, at: usize) -> usize {
     let rest = text.get(at..).unwrap_or_default();
-    if let Some(token) = own_token(rest) {
+    if let Some(token) = with_kind(rest) {
         return at + token;
     }
     at + rest.chars().next().map_or(1, char::len_utf8)
 }
 
-/// A candidate that is one of our own tokens is not redacted again.
+/// A candidate that is one of our own tokens is not redacted again. Without a kind it would have to be the whole text.
 fn is_own(text: &str, range: &Range<usize>) -> bool {
-    text.get(range.start..)
-        .is_some_and(|rest| own_token(rest).is_some())
+    with_kind(text.get(range.start..).unwrap_or_default()).is_some()
 }
 
+/// A whole value that is a token, with or without a kind.
 fn is_token(text: &str) -> bool {
-    own_token(text) == Some(text.len())
+    with_kind(text) == Some(text.len())
+        || CLASSES.iter().any(|class| {
+            text.strip_prefix(class)
+                .is_some_and(|rest| digest(rest) && rest.len() == 32)
+        })
 }
 
-/// The length of a token such as `pii:email:` and 32 hexadecimal digits at the beginning of a text.
-fn own_token(text: &str) -> Option<usize> {
-    let class = ["secret:", "pii:", "confidential:"]
-        .iter()
-        .find(|class| text.starts_with(**class))?;
-    let rest = text.get(class.len()..)?;
-    let is_kind = |kind: &str| {
-        kind.bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-    };
-    let (kind, digits) = match rest.split_once(':') {
-        Some((kind, digits)) if is_kind(kind) => (kind.len() + 1, digits),
-        _ => (0, rest),
-    };
-    let digest = digits.get(..32)?;
-    digest
-        .bytes()
-        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        .then_some(class.len() + kind + 32)
+/// The length of a token such as `pii:email:` and 32 hexadecimal digits at the beginning of a text. One without a kind stands
+/// only for a whole value: within a text, `secret:` and such digits may well be a secret.
+fn with_kind(text: &str) -> Option<usize> {
+    let class = CLASSES.iter().find(|class| text.starts_with(**class))?;
+    let (kind, digits) = text.get(class.len()..)?.split_once(':')?;
+    let known = DETECTORS.iter().any(|detector| detector.kind == kind);
+    (known && digest(digits)).then_some(class.len() + kind.len() + 1 + 32)
+}
+
+/// Whether a text begins with 32 hexadecimal digits.
+fn digest(text: &str) -> bool {
+    text.get(..32).is_some_and(|digits| {
+        digits
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 /// One spelling for one value, so that it has one token however it was written.

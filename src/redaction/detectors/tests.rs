@@ -124,6 +124,25 @@ fn what_only_looks_like_it_is_left_alone() {
 }
 
 #[test]
+fn only_what_the_gateway_itself_wrote_counts_as_a_token() {
+    let digits = "0123456789abcdef0123456789abcdef";
+    for token in [
+        format!("secret:{digits}"),
+        format!("secret:password:{digits}"),
+        format!("asked by pii:email:{digits} today"),
+    ] {
+        assert_eq!(kinds(&token), [], "{token}");
+        assert!(find(Some("password"), &token).is_empty() || token.contains(' '));
+    }
+    for secret in [
+        format!("the secret:{digits} is new"),
+        format!("x secret:token:{digits}"),
+    ] {
+        assert_eq!(kinds(&secret).len(), 1, "{secret}");
+    }
+}
+
+#[test]
 fn one_value_has_one_normal_form() {
     assert_eq!(normal_form("email", "Ada%40Example.org"), "ada@example.org");
     assert_eq!(
