@@ -10,13 +10,16 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    checkpoint::{SigningKey, VerifierKey},
     entry::Entry,
     ids::InstanceId,
     secrets::Keyring,
+    sinks::Sinks,
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
 };
 
@@ -25,11 +28,14 @@ mod link;
 mod open_calls;
 mod opening;
 mod orphans;
+mod publishing;
+mod signing_keys;
 pub mod verify;
 mod writer;
 
 use opening::opening;
 pub use orphans::orphaned;
+pub use publishing::Checkpoints;
 
 /// Entries that may wait for the database at the same time. Beyond it calls are refused at once.
 const QUEUE: usize = 8_192;
@@ -60,6 +66,8 @@ pub(crate) enum Change {
     Finish(Ending),
     /// Keeps a kill switch.
     Pull(KillSwitchRow),
+    /// Signs checkpoints with this key from here on.
+    SignWith(Box<SigningKey>),
 }
 
 /// What runs inside a transaction on the writer's connection. Gives the entries to be committed with it.
@@ -96,12 +104,15 @@ pub struct Recorder {
     healthy: Arc<AtomicBool>,
     instance: InstanceId,
     timeout: Duration,
+    sinks: Sinks,
+    /// The key that checkpoints are signed with, or will be once its entry stands.
+    signing: Arc<Mutex<VerifierKey>>,
 }
 
 impl Recorder {
     /// Starts the writer on its own connection: takes the gateway's lock, closes what an earlier gateway left
     /// open, and begins to record. `timeout` is how long a call waits for its record; `keys` make the tokens that stand in free
-    /// text in the place of what is sensitive.
+    /// text in the place of what is sensitive; `checkpoints` says who signs what is recorded, how often, and who keeps that.
     ///
     /// # Errors
     /// When the database is away, or another gateway serves it.
@@ -109,11 +120,14 @@ impl Recorder {
         options: PgConnectOptions,
         timeout: Duration,
         keys: Arc<Keyring>,
+        checkpoints: Checkpoints,
     ) -> Result<Self, StoreError> {
         let instance = InstanceId::generate();
         let connection = open_patiently(&options).await?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let healthy = Arc::new(AtomicBool::new(true));
+        let sinks = checkpoints.sinks.clone();
+        let signing = Arc::new(Mutex::new(checkpoints.held.key.verifier().clone()));
         let writer = writer::Writer::new(
             options,
             connection,
@@ -121,13 +135,15 @@ impl Recorder {
             Arc::clone(&healthy),
             keys,
         );
-        let writer = writer.begin().await?;
+        let writer = writer.begin(checkpoints).await?;
         tokio::spawn(writer.run(queue));
         Ok(Self {
             jobs,
             healthy,
             instance,
             timeout,
+            sinks,
+            signing,
         })
     }
 
@@ -139,6 +155,11 @@ impl Recorder {
     /// False while the database does not answer.
     pub fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Acquire)
+    }
+
+    /// Where checkpoints are kept.
+    pub const fn sinks(&self) -> &Sinks {
+        &self.sinks
     }
 
     /// Commits an entry and returns when it is on disk.

@@ -15,10 +15,12 @@ use crate::{
     yaml::{self, Spanned},
 };
 
+mod checkpoints;
 mod file;
 mod interpolate;
 mod read;
 
+pub use checkpoints::Checkpoints;
 pub use interpolate::Variables;
 pub use read::{read_directory, read_file};
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub policies: PathBuf,
     /// Bounds that hold for every call.
     pub limits: Limits,
+    /// How what is recorded is signed, and who keeps that.
+    pub checkpoints: Checkpoints,
     /// The APIs behind the gateway, by the first segment of their path.
     pub apis: BTreeMap<Arc<str>, Api>,
     /// The agents that may call.
@@ -209,6 +213,7 @@ impl Resolver<'_> {
         let tiers = self.tiers(&written);
         let master_secret = self.master_secret(&written.master_secret);
         let database = self.database(&written.database);
+        let checkpoints = self.checkpoints(&written.checkpoints, database.as_ref());
         Config {
             agents_address: written.listeners.agents,
             operators_address: written.listeners.operators,
@@ -227,6 +232,7 @@ impl Resolver<'_> {
                 record_timeout: Duration::from_millis(written.limits.record_timeout_ms),
                 shutdown_timeout: Duration::from_secs(written.limits.shutdown_timeout_seconds),
             },
+            checkpoints,
             apis,
             agents,
             operators,

@@ -1,10 +1,6 @@
 //! Opening the database that the config names: the built-in server with its roles and passwords, or somebody else's.
 
-use std::{
-    io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use sqlx::postgres::PgConnectOptions;
@@ -12,7 +8,7 @@ use sqlx::postgres::PgConnectOptions;
 use crate::{
     config::Database,
     postgres::{self, BuiltIn},
-    secrets::{Secret, random_hex},
+    secrets::{self, Secret, random_hex},
     store::provision,
 };
 
@@ -131,20 +127,5 @@ pub fn kept_secret(path: &Path) -> anyhow::Result<Secret> {
 /// # Errors
 /// When the directory cannot be written.
 pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let failed = || format!("cannot write {}", path.display());
-    let directory = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(directory).with_context(failed)?;
-    let beside = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)
-        .with_context(failed)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))
-        .with_context(failed)?;
-    writeln!(file, "{text}").with_context(failed)?;
-    file.sync_all().with_context(failed)?;
-    std::fs::rename(&beside, path).with_context(failed)
+    secrets::write_private(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -59,7 +59,7 @@ pub fn operators(app: Arc<App>) -> Router {
             delete(operator::kill_switches::release),
         )
         .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
+        .route("/readyz", get(health::readyz_in_detail))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)

@@ -9,6 +9,10 @@ use aws_lc_rs::{
     rand::{SecureRandom, SystemRandom},
 };
 
+mod file;
+
+pub use file::{write_private, write_public};
+
 /// A text that must not be shown: credentials, keys, passwords.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);

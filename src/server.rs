@@ -28,7 +28,7 @@ use self::watched::{Ambiguous, Watched};
 
 use crate::{
     app::{App, Rules},
-    audit::Recorder,
+    audit::{Checkpoints, Recorder},
     config::{Config, Limits},
     database::{self, Opened},
     entry::{Entry, Kind},
@@ -37,6 +37,8 @@ use crate::{
     reason::{Reason, Refusal},
     redaction,
     secrets::Keyring,
+    signing,
+    sinks::Sinks,
     workers,
 };
 
@@ -77,6 +79,7 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         gateway.clone(),
         config.limits.record_timeout,
         Arc::clone(&keyring),
+        checkpoints(&config)?,
     )
     .await
     .context("the records cannot be opened")?;
@@ -104,6 +107,17 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
     tokio::spawn(listen(operators, routes::operators(Arc::clone(&app))));
     tracing::info!(agents = %started.agents, operators = %started.operators, "serving");
     Ok(started)
+}
+
+/// The signing key, made on the first start, and the sinks.
+fn checkpoints(config: &Config) -> anyhow::Result<Checkpoints> {
+    let settings = &config.checkpoints;
+    Ok(Checkpoints {
+        held: signing::open(&settings.key_file, &settings.installation)?,
+        every_entries: settings.every_entries,
+        every: settings.every,
+        sinks: Sinks::start(&settings.sinks)?,
+    })
 }
 
 /// Returns at Ctrl-C or SIGTERM.
@@ -159,6 +173,12 @@ impl Gateway {
             tracing::error!("not everything could be recorded before the end");
         }
         self.app.recorder.close().await;
+        // The last checkpoint was made just now.
+        self.app
+            .recorder
+            .sinks()
+            .finish(Duration::from_secs(5))
+            .await;
         self.app.pool.close().await;
         if let Some(server) = self.built_in {
             server.stop().await;

@@ -1,5 +1,5 @@
-//! What happens without anybody asking: approvals expire, approved calls go on, keys are read again, partitions are made
-//! ahead, connections nobody uses are closed. Every loop is bounded in what it does in one turn, and ends with the gateway.
+//! What happens without anybody asking: approvals expire, approved calls go on, keys are read again, a new signing key is taken
+//! up, partitions are made ahead, connections nobody uses are closed. Every loop is bounded in what it does in one turn, and ends with the gateway.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +11,7 @@ mod close_abandoned;
 mod expire_approvals;
 mod refresh_keys;
 pub(crate) mod resume_approved;
+mod take_up_key;
 mod upkeep;
 
 /// Starts all of them; they end when `stop` is cancelled.
@@ -35,6 +36,13 @@ pub fn start(app: &Arc<App>, stop: &CancellationToken) {
         Duration::from_secs(1),
         "refresh_keys",
         refresh_keys::turn,
+    );
+    every(
+        app,
+        stop,
+        Duration::from_secs(1),
+        "take_up_key",
+        take_up_key::turn,
     );
     every(
         app,

@@ -4,9 +4,13 @@
     psql -AtX URL -c "SELECT to_jsonb(e) FROM audit.entries AS e ORDER BY instance_id, seq" | tests/verify_chain.py
 
 Prints one JSON object for each instance: its entries, its last hash, and the number of the first entry that does not fit (or
-null). The hash of an entry is SHA-256 over the 32 bytes of the hash before it (zeros before the first) and the RFC 8785 JSON of
+null). With --checkpoint FILE (a file of C2SP checkpoints; may be given again), --key VKEY (may be given again; without it the
+first key that the records name is believed) it holds the RFC 6962 tree over the hashes against them; with --json it prints one
+object: the instances, and of the checkpoints how many were read, how many fit, and the lines of those that do not. The hash of an entry is SHA-256 over the 32 bytes of the hash before it (zeros before the first) and the RFC 8785 JSON of
 its columns that are not null, without the hash itself; times have six digits and end in Z.
 """
+import argparse
+import base64
 import datetime
 import hashlib
 import json
@@ -68,24 +72,220 @@ def time(text):
     return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond:06d}Z"
 
 
+# Ed25519 as RFC 8032, section 5.1 describes it. Slow, and not hardened against anything: it only verifies.
+P = 2**255 - 19
+ORDER = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, P) % P
+
+
+def add(a, b):
+    x = (a[1] - a[0]) * (b[1] - b[0]) % P
+    y = (a[1] + a[0]) * (b[1] + b[0]) % P
+    t = 2 * a[3] * b[3] * D % P
+    z = 2 * a[2] * b[2] % P
+    e, f, g, h = y - x, z - t, z + t, y + x
+    return e * f % P, g * h % P, f * g % P, e * h % P
+
+
+def times(scalar, point):
+    result = (0, 1, 1, 0)
+    while scalar:
+        if scalar & 1:
+            result = add(result, point)
+        point = add(point, point)
+        scalar >>= 1
+    return result
+
+
+def point(encoded):
+    y = int.from_bytes(encoded, "little")
+    sign, y = y >> 255, y & (1 << 255) - 1
+    if y >= P:
+        return None
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if (x * x - square) % P:
+        x = x * pow(2, (P - 1) // 4, P) % P
+    if (x * x - square) % P or (x == 0 and sign):
+        return None
+    x = P - x if x & 1 != sign else x
+    return x, y, 1, x * y % P
+
+
+BASE = point((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
+
+
+def verifies(public, text, signature):
+    if len(signature) != 64:
+        return False
+    key, r = point(public), point(signature[:32])
+    s = int.from_bytes(signature[32:], "little")
+    if key is None or r is None or s >= ORDER:
+        return False
+    h = int.from_bytes(hashlib.sha512(signature[:32] + public + text).digest(), "little") % ORDER
+    left, right = times(s, BASE), add(r, times(h, key))
+    return (left[0] * right[2] - right[0] * left[2]) % P == 0 == (left[1] * right[2] - right[1] * left[2]) % P
+
+
+def unpacked(text):
+    """Base64 (RFC 4648, section 4), in its one canonical form."""
+    decoded = base64.b64decode(text, validate=True)
+    if base64.b64encode(decoded).decode() != text:
+        raise ValueError("not canonical")
+    return decoded
+
+
+def key(text):
+    """A verifier key: its name, the id that signatures bear, the public key."""
+    name, _, coded = text.split("+", 2)
+    coded = unpacked(coded)
+    if coded[0] != 1 or len(coded) != 33:
+        raise ValueError("no Ed25519 key")
+    return name, hashlib.sha256(name.encode() + b"\n" + coded).digest()[:4], coded[1:]
+
+
+def notes(data):
+    """The notes of a file: the number of the first line of each, and its bytes."""
+    note, first, signatures = b"", 0, False
+    for number, line in enumerate(re.findall(rb"[^\n]*\n|[^\n]+", data), 1):
+        if note and signatures and not line.startswith("— ".encode()):
+            yield first, note
+            note, signatures = b"", False
+        if not note and line == b"\n":
+            continue
+        first = first if note else number
+        note += line
+        signatures = signatures or line == b"\n"
+    if note:
+        yield first, note
+
+
+def signed(note, keys):
+    """The text of a signed note and which of the keys signed it."""
+    whole = note.decode()
+    if any(letter < " " and letter != "\n" for letter in whole):
+        raise ValueError("control characters")
+    at = whole.rindex("\n\n")
+    text, lines = whole[: at + 1], whole[at + 2 :]
+    if not lines.endswith("\n"):
+        raise ValueError("no newline at the end")
+    signers, seen = [], set()
+    for line in lines[:-1].split("\n"):
+        dash, name, coded = line.split(" ")
+        coded = unpacked(coded)
+        if dash != "—" or not name or "+" in name or len(coded) < 5 or (name, coded[:4]) in seen:
+            raise ValueError("no signature")
+        seen.add((name, coded[:4]))
+        for vkey in keys:
+            if key(vkey)[:2] == (name, coded[:4]):
+                if not verifies(key(vkey)[2], text.encode(), coded[4:]):
+                    raise ValueError("forged")
+                signers.append(vkey)
+    return text, signers
+
+
+def follow(changes, given):
+    """The keys in force from which entry on, and those that are believed."""
+    timeline, proved, before = [], [], None
+    for instance, seq, detail in changes:
+        new = detail["new"]
+        try:
+            text, signers = signed(detail["handover"].encode(), {detail["old"], new})
+            named = text.split("\n")[:3] == ["toolgate signing key handover", detail["old"], new]
+            if named and len(signers) == 2 and before in (None, detail["old"]):
+                proved.append({detail["old"], new})
+        except (KeyError, ValueError):
+            pass
+        timeline.append((instance, seq, new))
+        before = new
+    trusted = set(given or [timeline[0][2]] if timeline else given)
+    for _ in proved:
+        for pair in proved:
+            trusted |= pair if pair & trusted else set()
+    return timeline, trusted
+
+
+def root(peaks):
+    """The root of an RFC 6962 tree from its complete subtrees, the largest first."""
+    whole = None
+    for _, peak in reversed(peaks):
+        whole = peak if whole is None else hashlib.sha256(b"\1" + peak + whole).digest()
+    return whole
+
+
+def grow(peaks, entry):
+    size, peak = 1, hashlib.sha256(b"\0" + entry).digest()
+    while peaks and peaks[-1][0] == size:
+        peak = hashlib.sha256(b"\1" + peaks.pop()[1] + peak).digest()
+        size *= 2
+    peaks.append((size, peak))
+
+
+def fits(note, timeline, trusted, roots):
+    """Whether a checkpoint is this installation's and says what the entries say."""
+    try:
+        text, signers = signed(note, trusted | {vkey for _, _, vkey in timeline})
+        origin, size, coded, end = text.split("\n")
+        name, instance = origin.rsplit("/", 1)
+        signers = [vkey for vkey in signers if vkey in trusted and key(vkey)[0] == name]
+        at = (instance, int(size))
+        in_force = [vkey for *since, vkey in timeline if tuple(since) <= at]
+        return (
+            not end
+            and str(at[1]) == size
+            and bool(signers)
+            and (not in_force or in_force[-1] in signers)
+            and at in roots
+            and roots[at] == unpacked(coded)
+        )
+    except ValueError:
+        return False
+
+
 def main():
-    chains = {}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--checkpoint", action="append", default=[])
+    parser.add_argument("--key", action="append", default=[])
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    chains, roots, changes = {}, {}, []
     for line in sys.stdin:
         row = {name: value for name, value in json.loads(line).items() if value is not None}
         stored = bytes.fromhex(row.pop("hash")[2:])
         for name in TIMES & row.keys():
             row[name] = time(row[name])
+        instance = row["instance_id"]
         chain = chains.setdefault(
-            row["instance_id"], {"entries": 0, "head": bytes(32), "last": 0, "first_wrong": None}
+            instance, {"entries": 0, "head": bytes(32), "last": 0, "first_wrong": None, "peaks": []}
         )
         expected = hashlib.sha256(chain["head"] + canonical(row).encode()).digest()
         if (row["seq"] != chain["last"] + 1 or expected != stored) and chain["first_wrong"] is None:
             chain["first_wrong"] = min(row["seq"], chain["last"] + 1)
         chain["entries"] += 1
         chain["head"], chain["last"] = stored, row["seq"]
+        grow(chain["peaks"], stored)
+        if given.checkpoint and row["seq"] == chain["entries"]:
+            roots[instance, row["seq"]] = root(chain["peaks"])
+        if row["kind"] == "signing_key_changed":
+            changes.append((instance, row["seq"], row["detail"]))
+    instances = []
     for instance, chain in sorted(chains.items()):
         chain["head"] = chain["head"].hex()
-        print(json.dumps({"instance": instance, **chain}))
+        del chain["peaks"]
+        instances.append({"instance": instance, **chain})
+    if not given.json:
+        for one in instances:
+            print(json.dumps(one))
+        return
+    timeline, trusted = follow(changes, given.key)
+    read, wrong = 0, []
+    for path in given.checkpoint:
+        with open(path, "rb") as file:
+            for line, note in notes(file.read()):
+                read += 1
+                if not fits(note, timeline, trusted, roots):
+                    wrong.append(line)
+    print(json.dumps({"instances": instances, "checkpoints": [read, read - len(wrong), sorted(set(wrong))]}))
 
 
 main()

@@ -1,6 +1,7 @@
 //! This instance's chain as it grows: entries become rows with numbers and hashes, and count only once they stand.
 
 use crate::{
+    checkpoint::Frontier,
     clock::Timestamp,
     entry::{
         Entry, Row,
@@ -15,14 +16,17 @@ pub(super) struct Chain {
     seq: i64,
     /// Its hash.
     head: Hash,
+    /// The Merkle tree over the hashes of all of them.
+    tree: Frontier,
 }
 
 impl Chain {
-    pub const fn new(instance: InstanceId) -> Self {
+    pub fn new(instance: InstanceId) -> Self {
         Self {
             instance,
             seq: 0,
             head: chain::START,
+            tree: Frontier::default(),
         }
     }
 
@@ -32,6 +36,11 @@ impl Chain {
 
     pub const fn seq(&self) -> i64 {
         self.seq
+    }
+
+    /// The tree over what stands.
+    pub const fn tree(&self) -> &Frontier {
+        &self.tree
     }
 
     /// The rows that entries become next, and their hashes. Nothing counts before [`Chain::advance`].
@@ -56,6 +65,9 @@ impl Chain {
         self.seq += i64::try_from(hashes.len()).unwrap_or(0);
         if let Some(last) = hashes.last() {
             self.head = *last;
+        }
+        for hash in hashes {
+            self.tree.push(hash);
         }
     }
 }

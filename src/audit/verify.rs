@@ -1,27 +1,46 @@
-//! Checking the chains: every hash anew from the stored rows, in stretches side by side and row by row, so that neither time nor
-//! memory grows with one long chain. Says which entry is the first wrong one of each instance, and what is wrong with it.
+//! Checking the records: every hash anew from the stored rows, in stretches side by side and row by row, so that neither time nor
+//! memory grows with one long chain; and the chains against whatever is known of them elsewhere: later starts, and checkpoints
+//! that are kept outside the database. Says which entry is the first wrong one of each instance, and what is wrong with it.
+//!
+//! 1. `keys`: which keys may sign, as the chain tells of them and as the caller was told;
+//! 2. `checkpoints`: the files, read and judged as far as they can be without the entries;
+//! 3. `stretch`: hashes, order, and the parts of the Merkle trees;
+//! 4. `links`: what each start knows of those before it;
+//! 5. `roots`: the trees against the checkpoints.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
-use serde_json::Value;
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 
 use crate::{
-    entry::{Kind, chain},
-    ids::InstanceId,
+    checkpoint::VerifierKey,
     secrets,
     store::{
         StoreError,
-        audit_log::{self, Extent, Stored},
+        audit_log::{self, Extent},
     },
 };
 
-/// Entries in one stretch.
-const STRETCH: i64 = 50_000;
-/// Wrong entries that are kept of one stretch, for telling how many there are and whether they were put into another order.
-const KEPT: usize = 64;
+mod checkpoints;
+mod keys;
+mod links;
+mod roots;
+mod stretch;
+
+use self::{
+    checkpoints::Claims,
+    keys::Keys,
+    roots::Roots,
+    stretch::{Stretch, stretch},
+};
+
+/// Two to this power entries are one stretch, so that each whole one is a subtree of the Merkle tree.
+const LEVEL: u32 = 16;
+const STRETCH: i64 = 1 << LEVEL;
+/// How often the keys are read again because the gateway changed its own while the files were read.
+const ATTEMPTS: usize = 3;
 
 /// What is wrong with an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -35,14 +54,16 @@ pub enum Fault {
     Reordered,
     /// It was not written by the gateway: a second one with the same number, or one behind the known end.
     Inserted,
-    /// It and all behind it are gone, though a later start knows of them.
+    /// It and all behind it are gone, though a later start or a checkpoint knows of them.
     TailCut,
-    /// The chain fits in itself, but a later start knows another hash.
+    /// The chain fits in itself, but a later start or a checkpoint knows another hash.
     Rewritten,
-    /// Its whole instance is gone, though a later start knows of it, or is known to none.
+    /// Its whole instance is gone, though a later start or a checkpoint knows of it, or is known to none.
     Unlinked,
     /// It has no hash, though entries before it have.
     Unchained,
+    /// It names a key for checkpoints, and nothing proves that this follows the one before or is one that the caller gave.
+    UnprovedKey,
 }
 
 /// The first wrong entry of an instance.
@@ -50,10 +71,24 @@ pub enum Fault {
 pub struct Wrong {
     /// Its number.
     pub seq: i64,
+    /// Where only a range is known: the number of the last entry that can be the first wrong one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<i64>,
     /// What is wrong.
     pub fault: Fault,
     /// In words.
     pub words: String,
+}
+
+impl Wrong {
+    fn new(seq: i64, fault: Fault, words: impl Into<String>) -> Self {
+        Self {
+            seq,
+            until: None,
+            fault,
+            words: words.into(),
+        }
+    }
 }
 
 /// One instance, checked.
@@ -67,351 +102,252 @@ pub struct Checked {
     pub last: i64,
     /// The hash of that, in hexadecimal.
     pub head: Option<String>,
+    /// Up to which entry a checkpoint that was given vouches for it.
+    pub checkpointed: Option<u64>,
     /// Its first wrong entry.
     pub wrong: Option<Wrong>,
     /// How many were found wrong.
     pub faults: u64,
 }
 
-/// A head that the first entry of a later instance names.
-#[derive(Debug, Clone)]
-struct Followed {
-    instance: String,
-    seq: i64,
-    hash: Option<String>,
-    by: String,
+impl Checked {
+    fn new(instance: &str, last: i64) -> Self {
+        Self {
+            instance: instance.to_owned(),
+            entries: 0,
+            last,
+            head: None,
+            checkpointed: None,
+            wrong: None,
+            faults: 0,
+        }
+    }
+
+    /// One more fault. What is known to lie in a range gives way to an entry within it that is named.
+    fn accuse(&mut self, wrong: Wrong) {
+        self.faults += 1;
+        let is_first = match &self.wrong {
+            None => true,
+            Some(first) if wrong.until.is_some() => {
+                wrong.until.is_some_and(|until| until < first.seq)
+            }
+            Some(first) => wrong.seq < first.seq,
+        };
+        if is_first {
+            self.wrong = Some(wrong);
+        }
+    }
 }
 
-/// What came of one stretch.
-#[derive(Default)]
-struct Stretch {
-    entries: u64,
-    wrong: Vec<Wrong>,
-    faults: u64,
-    head: Option<Vec<u8>>,
-    follows: Vec<Followed>,
-    suspects: Vec<Suspect>,
+/// What is wrong with a checkpoint, or shown by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Problem {
+    /// It is no checkpoint of the form.
+    Malformed,
+    /// No key that is known signed it.
+    UnknownKey,
+    /// A signature in it is not by the key that it names.
+    ForgedSignature,
+    /// The records name its key, but nothing proves that this is the installation's.
+    UntrustedKey,
+    /// Its key was not in force at its size.
+    RetiredKey,
+    /// The records know nothing of its log.
+    UnknownInstance,
+    /// It covers more entries than there are.
+    BeyondEnd,
+    /// The entries give another root.
+    RootDiffers,
 }
 
-/// A row whose hash does not fit its place.
-struct Suspect {
-    seq: i64,
-    stored: Stored,
-    /// The hash before its place.
-    before: chain::Hash,
+/// A checkpoint that does not fit.
+#[derive(Debug, Clone, Serialize)]
+pub struct Refused {
+    /// Its file.
+    pub file: String,
+    /// Where it begins there.
+    pub line: u64,
+    /// Of which instance it says to be, where it is that well formed.
+    pub instance: Option<String>,
+    /// How many entries it says to cover.
+    pub size: Option<u64>,
+    /// What is wrong.
+    pub problem: Problem,
+    /// In words.
+    pub words: String,
+}
+
+/// What came of the checkpoints.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct CheckpointsChecked {
+    /// How many were read.
+    pub read: u64,
+    /// How many fit the entries.
+    pub fit: u64,
+    /// How many do not.
+    pub wrong: u64,
+    /// The first of those.
+    pub refused: Vec<Refused>,
+}
+
+impl CheckpointsChecked {
+    /// Refused checkpoints that are kept for telling.
+    const KEPT: usize = 1_000;
+
+    fn refuse(&mut self, refused: Refused) {
+        self.wrong += 1;
+        if self.refused.len() < Self::KEPT {
+            self.refused.push(refused);
+        }
+    }
+}
+
+/// What whoever verifies has from elsewhere.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// Files with checkpoints.
+    pub checkpoints: Vec<PathBuf>,
+    /// Keys that are known to be the installation's. Without any, the first one that the records name is believed.
+    pub keys: Vec<VerifierKey>,
+}
+
+/// Everything that was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Whether nothing is wrong.
+    pub right: bool,
+    /// Each instance.
+    pub instances: Vec<Checked>,
+    /// The checkpoints that were given.
+    pub checkpoints: CheckpointsChecked,
+    /// The keys whose checkpoints were believed.
+    pub keys: Vec<String>,
+}
+
+/// Why it could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file.
+    #[error("cannot read {path}: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: std::io::Error,
+    },
 }
 
 /// Checks every instance. `jobs` connections read at the same time; `progress` hears how many entries each stretch had.
 ///
 /// # Errors
-/// When the database is away.
+/// When the database is away or a file cannot be read.
 pub async fn verify(
     options: &PgConnectOptions,
     jobs: usize,
+    given: &Given,
     progress: impl Fn(u64) + Sync,
-) -> Result<Vec<Checked>, StoreError> {
-    let mut connection = PgConnection::connect_with(options).await?;
+) -> Result<Report, VerifyError> {
+    let mut connection = PgConnection::connect_with(options)
+        .await
+        .map_err(StoreError::from)?;
+    let (keys, mut claims) = read(&mut connection, given).await?;
+    // After the files: what they speak of was committed before.
     let extents = audit_log::extents(&mut connection).await?;
+    let (mut checked, follows) = chains(options, &extents, jobs, &mut claims, &progress).await?;
+    links::links(&mut connection, &mut checked, &follows).await?;
+    connection.close().await.map_err(StoreError::from)?;
+    for (instance, wrong) in &keys.wrong {
+        if let Some(one) = checked.get_mut(instance) {
+            one.accuse(wrong.clone());
+        }
+    }
+    let checkpoints = claims.settle(&mut checked);
+    let instances: Vec<Checked> = checked.into_values().collect();
+    Ok(Report {
+        right: checkpoints.wrong == 0 && instances.iter().all(|one| one.wrong.is_none()),
+        instances,
+        checkpoints,
+        keys: keys.trusted.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// Keys and checkpoints. A key that was changed meanwhile makes both be read again, so that no new checkpoint meets old keys.
+async fn read(connection: &mut PgConnection, given: &Given) -> Result<(Keys, Claims), VerifyError> {
+    let mut changes = audit_log::signing_keys(connection).await?;
+    let mut left = ATTEMPTS;
+    loop {
+        let keys = Keys::follow(&changes, &given.keys);
+        let claims = Claims::read(&given.checkpoints, &keys)?;
+        let again = audit_log::signing_keys(connection).await?;
+        left -= 1;
+        if again == changes || left == 0 {
+            return Ok((keys, claims));
+        }
+        changes = again;
+    }
+}
+
+/// Every chain in itself, and the roots of its tree where a checkpoint claims one.
+async fn chains(
+    options: &PgConnectOptions,
+    extents: &[Extent],
+    jobs: usize,
+    claims: &mut Claims,
+    progress: &(impl Fn(u64) + Sync),
+) -> Result<(BTreeMap<String, Checked>, Vec<links::Followed>), StoreError> {
     let mut checked: BTreeMap<String, Checked> = BTreeMap::new();
-    let mut follows: Vec<Followed> = Vec::new();
-    let work = extents.iter().flat_map(|extent| {
-        // The first stretch begins at 1, so that what is missing before the first entry is seen.
-        let stretches = (extent.last - 1) / STRETCH + 1;
-        (0..stretches).map(move |number| {
-            let from = number * STRETCH + 1;
-            (extent, from, (from + STRETCH - 1).min(extent.last))
-        })
-    });
-    let progress = &progress;
-    let mut results = stream::iter(work)
-        .map(|(extent, from, to)| async move {
-            let mut connection = PgConnection::connect_with(options).await?;
-            let stretch = stretch(&mut connection, extent, from, to).await?;
-            connection.close().await?;
-            progress(stretch.entries);
-            Ok::<_, StoreError>((extent, to, stretch))
-        })
-        .buffered(jobs.max(1));
-    while let Some((extent, to, stretch)) = results.try_next().await? {
-        let one = checked
-            .entry(extent.instance_id.clone())
-            .or_insert_with(|| Checked {
-                instance: extent.instance_id.clone(),
-                entries: 0,
-                last: extent.last,
-                head: None,
-                wrong: None,
-                faults: 0,
-            });
-        one.entries += stretch.entries;
-        one.faults += stretch.faults;
-        if one.wrong.is_none() {
-            one.wrong = stretch.wrong.into_iter().next();
-        }
-        if to == extent.last {
-            one.head = stretch.head.as_deref().map(secrets::hex);
-        }
-        follows.extend(stretch.follows);
-    }
-    drop(results);
-    links(&mut connection, &mut checked, &follows).await?;
-    connection.close().await?;
-    Ok(checked.into_values().collect())
-}
-
-async fn stretch(
-    connection: &mut PgConnection,
-    extent: &Extent,
-    from: i64,
-    to: i64,
-) -> Result<Stretch, StoreError> {
-    let mut found = Stretch::default();
-    let mut previous: Option<chain::Hash> = (from == 1).then_some(chain::START);
-    let mut expected = from;
-    let mut last_time = None;
-    let mut buffer = Vec::with_capacity(1_024);
-    // One row earlier, whose hash this stretch goes on from.
-    let mut rows = audit_log::rows(connection, &extent.instance_id, (from - 1).max(1), to);
-    while let Some(stored) = rows.try_next().await? {
-        if stored.seq < from {
-            previous = hash_of(&stored);
-            last_time = Some(stored.recorded_at);
-            continue;
-        }
-        found.entries += 1;
-        if stored.seq < expected {
-            found.fault(
-                stored.seq,
-                Fault::Inserted,
-                "a second entry with this number",
-            );
-            continue;
-        }
-        if stored.seq > expected {
-            let words = format!(
-                "{} missing before number {}",
-                count(stored.seq - expected),
-                stored.seq
-            );
-            found.fault(expected, Fault::Missing, &words);
-            previous = None;
-        }
-        expected = stored.seq + 1;
-        let own = hash_of(&stored);
-        found.head = stored.hash.clone();
-        if let Some(before) = previous {
-            let computed = chain::hash_with(&before, &stored.row(), &mut buffer);
-            if own != Some(computed) {
-                found.suspect(stored, before);
-                previous = own;
-                continue;
-            }
-        }
-        if last_time.is_some_and(|last| stored.recorded_at < last) {
-            found.fault(
-                stored.seq,
-                Fault::Reordered,
-                "its time lies before that of the entry before it",
-            );
-        }
-        last_time = Some(stored.recorded_at);
-        if stored.kind == Kind::GatewayStarted.as_str() {
-            found.follows.extend(followed(&stored, &extent.instance_id));
-        }
-        previous = own;
-    }
-    found.name_suspects();
-    Ok(found)
-}
-
-fn hash_of(stored: &Stored) -> Option<chain::Hash> {
-    stored.hash.as_deref()?.try_into().ok()
-}
-
-fn count(entries: i64) -> String {
-    match entries {
-        1 => "one entry is".to_owned(),
-        more => format!("{more} entries are"),
-    }
-}
-
-impl Stretch {
-    fn fault(&mut self, seq: i64, fault: Fault, words: &str) {
-        self.faults += 1;
-        if self.wrong.len() < KEPT {
-            self.wrong.push(Wrong {
-                seq,
-                fault,
-                words: words.to_owned(),
-            });
-        }
-    }
-
-    fn suspect(&mut self, stored: Stored, before: chain::Hash) {
-        let seq = stored.seq;
-        if stored.hash.is_none() {
-            self.fault(seq, Fault::Unchained, "it has no hash");
-        } else if self.suspects.len() < KEPT {
-            self.suspects.push(Suspect {
-                seq,
-                stored,
-                before,
-            });
-        } else {
-            self.faults += 1;
-        }
-    }
-
-    /// Rows that do not fit their places: an entry that fits the place of another one was moved, the others were changed.
-    fn name_suspects(&mut self) {
-        let suspects = std::mem::take(&mut self.suspects);
-        // What stood before an entry at home: what stands before that place now, or one that was moved as well.
-        let hashes: Vec<chain::Hash> = suspects
-            .iter()
-            .flat_map(|suspect| [Some(suspect.before), hash_of(&suspect.stored)])
-            .flatten()
-            .collect();
-        for suspect in &suspects {
-            let own = hash_of(&suspect.stored);
-            let home = suspects.iter().find(|place| {
-                place.seq != suspect.seq && {
-                    let row = crate::entry::Row {
-                        seq: place.seq,
-                        ..suspect.stored.row()
-                    };
-                    hashes
-                        .iter()
-                        .any(|before| Some(chain::hash(before, &row)) == own)
-                }
-            });
-            match home {
-                Some(place) => {
-                    let words = format!("the entry that stood at number {} stands here", place.seq);
-                    self.fault(suspect.seq, Fault::Reordered, &words);
-                }
-                None => self.fault(
-                    suspect.seq,
-                    Fault::Changed,
-                    "its columns do not give its hash, or its hash was changed",
-                ),
-            }
-        }
-        self.wrong.sort_by_key(|wrong| wrong.seq);
-    }
-}
-
-/// The heads that a first entry names.
-fn followed(stored: &Stored, by: &str) -> Vec<Followed> {
-    let detail: Value = stored
-        .detail
-        .as_deref()
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default();
-    let heads = detail.get("follows").and_then(Value::as_array);
-    heads
-        .into_iter()
-        .flatten()
-        .filter_map(|head| {
-            Some(Followed {
-                instance: head.get("instance")?.as_str()?.to_owned(),
-                seq: head.get("seq")?.as_i64()?,
-                hash: head.get("hash").and_then(Value::as_str).map(str::to_owned),
-                by: by.to_owned(),
+    let mut follows = Vec::new();
+    let mut found: Vec<(String, u64, Option<crate::checkpoint::Hash>)> = Vec::new();
+    {
+        let claims = &*claims;
+        let work = extents.iter().flat_map(|extent| {
+            // The first stretch begins at 1, so that what is missing before the first entry is seen.
+            let stretches = (extent.last - 1) / STRETCH + 1;
+            (0..stretches).map(move |number| {
+                let from = number * STRETCH + 1;
+                (extent, from, (from + STRETCH - 1).min(extent.last))
             })
-        })
-        .collect()
-}
-
-/// Holds the chains against what later starts know of their ends.
-async fn links(
-    connection: &mut PgConnection,
-    checked: &mut BTreeMap<String, Checked>,
-    follows: &[Followed],
-) -> Result<(), StoreError> {
-    for known in follows {
-        let Some(one) = checked.get_mut(&known.instance) else {
-            let wrong = Wrong {
-                seq: 1,
-                fault: Fault::Unlinked,
-                words: format!(
-                    "all {} of its entries are gone; {} knows of them",
-                    known.seq, known.by
-                ),
-            };
-            checked.insert(
-                known.instance.clone(),
-                Checked {
-                    instance: known.instance.clone(),
-                    entries: 0,
-                    last: 0,
-                    head: None,
-                    wrong: Some(wrong),
-                    faults: 1,
-                },
-            );
-            continue;
-        };
-        let problem = if one.last < known.seq {
-            Some((
-                one.last + 1,
-                Fault::TailCut,
-                format!("cut off here; {} knows {} entries", known.by, known.seq),
-            ))
-        } else {
-            let mut rows = audit_log::rows(connection, &known.instance, known.seq, known.seq);
-            let stands = rows.try_next().await?.and_then(|stored| stored.hash);
-            let fits = stands.as_deref().map(secrets::hex) == known.hash;
-            (!fits).then(|| {
-                (
-                    known.seq,
-                    Fault::Rewritten,
-                    format!("{} knows another hash of it", known.by),
-                )
+        });
+        let mut results = stream::iter(work)
+            .map(|(extent, from, to)| async move {
+                let sizes = claims.sizes(&extent.instance_id, from, to);
+                let mut connection = PgConnection::connect_with(options).await?;
+                let stretch = stretch(&mut connection, extent, (from, to), &sizes).await?;
+                connection.close().await?;
+                progress(stretch.entries);
+                Ok::<_, StoreError>((extent, to, stretch))
             })
-        };
-        if let Some((seq, fault, words)) = problem {
-            one.faults += 1;
-            if one.wrong.as_ref().is_none_or(|wrong| wrong.seq > seq) {
-                one.wrong = Some(Wrong { seq, fault, words });
-            }
+            .buffered(jobs.max(1));
+        let mut roots = Roots::default();
+        while let Some((extent, to, stretch)) = results.try_next().await? {
+            roots.take(&extent.instance_id, &stretch, &mut found);
+            let one = checked
+                .entry(extent.instance_id.clone())
+                .or_insert_with(|| Checked::new(&extent.instance_id, extent.last));
+            follows.extend(one.take(stretch, to == extent.last));
         }
     }
-    ends(checked, follows);
-    Ok(())
-}
-
-/// What stands behind the ends that later starts know, and instances that no later start knows.
-fn ends(checked: &mut BTreeMap<String, Checked>, follows: &[Followed]) {
-    let newest: Option<&String> = follows.iter().map(|known| &known.by).max();
-    for one in checked.values_mut() {
-        let known = follows
-            .iter()
-            .filter(|known| known.instance == one.instance);
-        let end = known.clone().map(|known| known.seq).max();
-        let wrong = match end {
-            Some(end) if one.last > end => Wrong {
-                seq: end + 1,
-                fault: Fault::Inserted,
-                words: format!("its instance had ended with number {end}"),
-            },
-            None if newest.is_some_and(|newest| one.instance < *newest)
-                && is_instance(&one.instance) =>
-            {
-                Wrong {
-                    seq: 1,
-                    fault: Fault::Unlinked,
-                    words: "no later start knows of this instance".to_owned(),
-                }
-            }
-            _ => continue,
-        };
-        one.faults += 1;
-        if one.wrong.as_ref().is_none_or(|first| first.seq > wrong.seq) {
-            one.wrong = Some(wrong);
-        }
+    for (instance, size, root) in found {
+        claims.found(&instance, size, root);
     }
+    Ok((checked, follows))
 }
 
-fn is_instance(id: &str) -> bool {
-    id.parse::<InstanceId>().is_ok()
+impl Checked {
+    /// Takes up one stretch, in order; gives what its entries know of other instances.
+    fn take(&mut self, stretch: Stretch, is_last: bool) -> Vec<links::Followed> {
+        self.entries += stretch.entries;
+        self.faults += stretch.faults;
+        if self.wrong.is_none() {
+            self.wrong = stretch.wrong.into_iter().next();
+        }
+        if is_last {
+            self.head = stretch.head.as_deref().map(secrets::hex);
+        }
+        stretch.follows
+    }
 }

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     ActError, Change, Job, Queued, Work, late::not_sent, link::Chain, open_calls::OpenCalls,
+    publishing::Publisher,
 };
 use crate::{
     clock::{self, Timestamp},
@@ -25,14 +26,15 @@ use crate::{
     store::{self, StoreError},
 };
 
+mod begin;
+mod recover;
+
 /// Entries in one statement at the most: what 256 callers and their outcomes can bring, twice over.
 const BATCH: usize = 1_024;
 /// How long the database may take for one commit before the connection is given up.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(6);
 /// How often it is noted up to when everything is settled.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
-const RECONNECT_FIRST: Duration = Duration::from_millis(50);
-const RECONNECT_LAST: Duration = Duration::from_secs(1);
 
 /// Calls in [`Writer::given_up`] at the most: more than can wait at the same time.
 const GIVEN_UP: usize = 2 * super::QUEUE;
@@ -75,6 +77,8 @@ pub(super) struct Writer {
     /// must not open them a second time.
     given_up: HashSet<CallId>,
     open: OpenCalls,
+    /// Makes checkpoints of what stands; none before this instance has begun.
+    publisher: Option<Publisher>,
 }
 
 impl Writer {
@@ -97,37 +101,22 @@ impl Writer {
             latest: clock::now(),
             given_up: HashSet::new(),
             open: OpenCalls::default(),
+            publisher: None,
         }
-    }
-
-    /// What must be done before the first call: this instance is known, partitions stand, and whatever an earlier
-    /// gateway left without an outcome is told to be indeterminate.
-    pub(super) async fn begin(mut self) -> Result<Self, StoreError> {
-        let connection = self
-            .connection
-            .as_mut()
-            .ok_or_else(|| StoreError::Unavailable("not connected".to_owned()))?;
-        let now = clock::now();
-        store::audit::ensure_partitions(connection).await?;
-        store::instances::add(connection, self.chain.instance(), now).await?;
-        let mut transaction = connection.begin().await?;
-        let mut entries = vec![super::opening(&mut transaction, self.chain.instance()).await?];
-        entries.extend(super::orphaned(&mut transaction, self.chain.instance(), now).await?);
-        let (rows, hashes) = self.chain.linked(now, entries.iter());
-        store::audit::insert(&mut transaction, &rows, &hashes).await?;
-        store::calls::close_executing(&mut transaction).await?;
-        transaction.commit().await?;
-        self.chain.advance(&hashes);
-        Ok(self)
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut settle = tokio::time::interval(SETTLE_EVERY);
         settle.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let due = self.publisher.as_ref().and_then(Publisher::due);
             let job = tokio::select! {
                 biased;
                 job = queue.recv() => job,
+                () = until(due) => {
+                    self.publish();
+                    continue;
+                }
                 _ = settle.tick() => {
                     self.note_settled().await;
                     continue;
@@ -160,8 +149,7 @@ impl Writer {
                             Acted::Unknown(asked) => {
                                 self.reconnect("the answer to a commit is lost").await;
                                 if self.stands(asked.hashes.len()).await {
-                                    self.chain.advance(&asked.hashes);
-                                    self.open.track_all(&asked.entries, asked.at);
+                                    self.asked_stands(&asked);
                                     self.tell(done, &asked.entries);
                                 } else {
                                     let _ = done.send(Err(ActError::Unrecorded));
@@ -174,6 +162,7 @@ impl Writer {
                         let _ = done.send(());
                     }
                     Job::Close(done) => {
+                        self.publish();
                         if let Some(connection) = self.connection.take() {
                             let _ = connection.close().await;
                         }
@@ -204,7 +193,10 @@ impl Writer {
                 queued.entry.opens_call = false;
             }
         }
-        scrub(&mut queued.entry, &self.keys);
+        // The gateway's own public keys, which must stand as they are.
+        if queued.entry.kind != Some(Kind::SigningKeyChanged) {
+            scrub(&mut queued.entry, &self.keys);
+        }
         self.pending.push_back(queued);
     }
 
@@ -293,7 +285,7 @@ impl Writer {
                     Some(Change::Pull(row)) => {
                         store::kill_switches::pull(&mut transaction, row).await?
                     }
-                    None => {}
+                    Some(Change::SignWith(_)) | None => {}
                 }
             }
             store::audit::insert(&mut transaction, &rows, hashes).await?;
@@ -314,6 +306,11 @@ impl Writer {
         let stand: Vec<Queued> = self.pending.drain(..count).collect();
         for queued in stand {
             self.open.track(&queued.entry, at);
+            if let (Some(Change::SignWith(key)), Some(publisher)) =
+                (queued.change, &mut self.publisher)
+            {
+                publisher.sign_with(*key);
+            }
             let heard = queued.done.map(|done| done.send(()).is_ok());
             if heard == Some(false) && queued.entry.kind == Some(Kind::Intent) {
                 follow_up.extend(self.give_up(&queued.entry));
@@ -321,6 +318,27 @@ impl Writer {
         }
         self.pending.extend(follow_up);
         self.healthy.store(true, Ordering::Release);
+        self.grown();
+    }
+
+    /// A transaction of its own stands.
+    fn asked_stands(&mut self, asked: &Asked) {
+        self.chain.advance(&asked.hashes);
+        self.open.track_all(&asked.entries, asked.at);
+        self.grown();
+    }
+
+    /// More stands than before: a checkpoint may be due.
+    fn grown(&mut self) {
+        if let Some(publisher) = &mut self.publisher {
+            publisher.grown(self.chain.tree());
+        }
+    }
+
+    fn publish(&mut self) {
+        if let Some(publisher) = &mut self.publisher {
+            publisher.publish(self.chain.tree());
+        }
     }
 
     /// One row is not acceptable to the database: the others must not suffer for it.
@@ -348,57 +366,6 @@ impl Writer {
                 Err(StoreError::Refused(reason) | StoreError::Conflict(reason)) => {
                     Box::pin(self.commit_one_by_one(1, &reason)).await;
                 }
-            }
-        }
-    }
-
-    /// Connects again, with the lock, however long it takes. Calls are refused meanwhile.
-    async fn reconnect(&mut self, reason: &str) {
-        self.healthy.store(false, Ordering::Release);
-        self.connection = None;
-        tracing::error!(
-            reason,
-            "the database is away; calls are refused until it is back"
-        );
-        let mut pause = RECONNECT_FIRST;
-        loop {
-            match tokio::time::timeout(COMMIT_TIMEOUT, store::open_writer(&self.options)).await {
-                Ok(Ok(connection)) => {
-                    self.connection = Some(connection);
-                    tracing::info!("the database is back");
-                    return;
-                }
-                Ok(Err(error)) => tracing::warn!(%error, "no connection to the database yet"),
-                Err(_elapsed) => {
-                    tracing::warn!("no connection to the database yet: it does not answer")
-                }
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RECONNECT_LAST);
-        }
-    }
-
-    /// After a broken connection: drops from the pending entries those that stand already, because the commit had
-    /// happened and only its answer was lost.
-    async fn skip_committed(&mut self) {
-        let Some(connection) = self.connection.as_mut() else {
-            return;
-        };
-        match store::audit::last_seq(connection, self.chain.instance()).await {
-            Ok(last) => {
-                let stand = usize::try_from(last - self.chain.seq())
-                    .unwrap_or(0)
-                    .min(self.pending.len());
-                if stand > 0 {
-                    self.committed(stand, self.tried_at);
-                }
-                if self.pending.is_empty() {
-                    self.healthy.store(true, Ordering::Release);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the database went away again");
-                self.connection = None;
             }
         }
     }
@@ -436,8 +403,7 @@ impl Writer {
             });
         match (result, asked) {
             (Ok(()), Some(asked)) => {
-                self.chain.advance(&asked.hashes);
-                self.open.track_all(&asked.entries, asked.at);
+                self.asked_stands(&asked);
                 Acted::Done(asked.entries)
             }
             (Ok(()), None) => Acted::Done(Vec::new()),
@@ -446,23 +412,6 @@ impl Writer {
                 asked.map_or(Acted::Undone, Acted::Unknown)
             }
             (Err(error), _) => Acted::Refused(error),
-        }
-    }
-
-    /// After a broken connection without pending entries: whether the last `count` entries that were asked for stand. However
-    /// long it takes to learn.
-    async fn stands(&mut self, count: usize) -> bool {
-        loop {
-            let Some(connection) = self.connection.as_mut() else {
-                return false;
-            };
-            match store::audit::last_seq(connection, self.chain.instance()).await {
-                Ok(last) => {
-                    self.healthy.store(true, Ordering::Release);
-                    return count > 0 && last > self.chain.seq();
-                }
-                Err(error) => self.reconnect(&error.to_string()).await,
-            }
         }
     }
 
@@ -480,6 +429,14 @@ impl Writer {
             self.reconnect(&error.to_string()).await;
             self.stands(0).await;
         }
+    }
+}
+
+/// For ever where there is no such moment.
+async fn until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -9,6 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 use crate::{database::AUDITOR_URL, postgres};
 
 mod hash;
+mod rotate_key;
 mod verify;
 
 #[derive(Debug, Subcommand)]
@@ -17,6 +18,8 @@ pub(super) enum Audit {
     Verify(verify::VerifyArgs),
     /// Print the keyed digest of a value, by which it is found in the records.
     Hash(hash::HashArgs),
+    /// Replace the key that signs checkpoints by a new one to which the old one signs over.
+    RotateKey(rotate_key::RotateKeyArgs),
 }
 
 /// Where the records are.
@@ -66,5 +69,6 @@ pub(super) async fn run(command: Audit) -> anyhow::Result<ExitCode> {
     match command {
         Audit::Verify(args) => verify::run(args).await,
         Audit::Hash(args) => hash::run(args),
+        Audit::RotateKey(args) => rotate_key::run(args),
     }
 }

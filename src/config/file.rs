@@ -16,6 +16,8 @@ pub(super) struct Config {
     pub policies: PathBuf,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub checkpoints: Checkpoints,
     pub apis: BTreeMap<String, Spanned<Api>>,
     pub agents: BTreeMap<String, Spanned<Agent>>,
     pub operators: BTreeMap<String, Spanned<Operator>>,
@@ -67,6 +69,55 @@ impl Default for Limits {
             shutdown_timeout_seconds: 20,
         }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Checkpoints {
+    pub installation: Option<Spanned<String>>,
+    pub key_file: Option<Spanned<String>>,
+    pub every_entries: u64,
+    pub every_seconds: u64,
+    pub sinks: BTreeMap<String, Spanned<Sink>>,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self {
+            installation: None,
+            key_file: None,
+            every_entries: 1_000,
+            every_seconds: 60,
+            sinks: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub(super) enum Sink {
+    File {
+        path: Spanned<String>,
+    },
+    Webhook {
+        url: Spanned<String>,
+        credential: Option<Spanned<Credential>>,
+        ca_file: Option<PathBuf>,
+        #[serde(default = "default_sink_timeout")]
+        timeout_ms: u64,
+    },
+    S3 {
+        endpoint: Option<Spanned<String>>,
+        region: Spanned<String>,
+        bucket: Spanned<String>,
+        #[serde(default)]
+        prefix: String,
+        access_key_id: Spanned<String>,
+        secret_access_key: Spanned<String>,
+        ca_file: Option<PathBuf>,
+        #[serde(default = "default_sink_timeout")]
+        timeout_ms: u64,
+    },
 }
 
 #[derive(Deserialize)]
@@ -140,6 +191,10 @@ const fn default_idle_timeout() -> u64 {
 
 const fn default_upstream_connections() -> usize {
     256
+}
+
+const fn default_sink_timeout() -> u64 {
+    10_000
 }
 
 const fn default_pending() -> u32 {

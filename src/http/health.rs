@@ -14,6 +14,29 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
+/// The same with what an operator should know beside it: sinks of checkpoints that fail. Calls go on, so it stays ready.
+pub(super) async fn readyz_in_detail(State(app): State<Arc<App>>) -> Response {
+    let status = app.recorder.sinks().status();
+    let response = readyz(State(app)).await;
+    let failing: String = status
+        .iter()
+        .filter_map(|sink| {
+            let (since, reason) = sink.failing.as_ref()?;
+            Some(format!(
+                "checkpoint sink {} has failed since {}: {reason}; {} wait, {} were given up\n",
+                sink.name,
+                since.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+                sink.waiting,
+                sink.given_up
+            ))
+        })
+        .collect();
+    if response.status() == StatusCode::OK && !failing.is_empty() {
+        return format!("ok\n{failing}").into_response();
+    }
+    response
+}
+
 /// Not ready while the records are away, and from the moment shutdown begins.
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
     let because = if app.stopping.load(Ordering::Acquire) {

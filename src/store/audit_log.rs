@@ -172,3 +172,43 @@ pub fn rows<'c>(
     .map_err(StoreError::from)
     .boxed()
 }
+
+/// An entry of kind `signing_key_changed`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyChange {
+    /// The instance.
+    pub instance_id: String,
+    /// Its number.
+    pub seq: i64,
+    /// Its detail, as JSON text.
+    pub detail: Option<String>,
+}
+
+/// Every change of the key that signs checkpoints, in order.
+///
+/// # Errors
+/// When the database is away.
+pub async fn signing_keys(connection: &mut PgConnection) -> Result<Vec<KeyChange>, StoreError> {
+    let found = sqlx::query_as!(
+        KeyChange,
+        "SELECT instance_id, seq, detail::text AS detail FROM audit.entries
+         WHERE kind = 'signing_key_changed' ORDER BY instance_id, seq"
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(found)
+}
+
+/// The detail of the last one.
+///
+/// # Errors
+/// When the database is away.
+pub async fn last_signing_key(connection: &mut PgConnection) -> Result<Option<String>, StoreError> {
+    let found = sqlx::query_scalar!(
+        "SELECT detail::text FROM audit.entries
+         WHERE kind = 'signing_key_changed' ORDER BY instance_id DESC, seq DESC LIMIT 1"
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.flatten())
+}

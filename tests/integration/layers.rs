@@ -22,11 +22,26 @@ const ORDER: [(&[&str], &str); 13] = [
         "words and tools that know nothing of a gateway; the HTTP client and the database's process among them",
     ),
     (
-        &["reason", "entry", "keys", "policy", "yaml"],
+        &[
+            "reason",
+            "entry",
+            "keys",
+            "policy",
+            "yaml",
+            "checkpoint",
+            "sinks",
+        ],
         "what a call can come to, and who may",
     ),
     (
-        &["problem", "config", "contracts", "redaction", "store"],
+        &[
+            "problem",
+            "config",
+            "contracts",
+            "redaction",
+            "store",
+            "signing",
+        ],
         "each has one outside format or one outside system to itself",
     ),
     (

@@ -13,6 +13,8 @@ mod answers;
 mod approvals;
 mod approvals_waiting;
 mod bodies;
+mod checkpoint_sinks;
+mod checkpoints;
 mod cli;
 mod crash;
 mod desk;

@@ -1,7 +1,12 @@
 //! What every test stands on: a gateway of its own on a database of its own, with the shipped world or a changed one, and
 //! clients that play agent and operator.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -435,7 +440,8 @@ pub async fn start_gateway(setup: &Setup, database: &str, desk: &Desk) -> Result
     let mut variables = Variables::default()
         .with("TOOLGATE_MASTER_SECRET", MASTER)
         .with("DESK_URL", format!("http://{}", desk.address))
-        .with("DESK_TOKEN", "desk-token");
+        .with("DESK_TOKEN", "desk-token")
+        .with("TOOLGATE_HOME", home(database).display().to_string());
     for (name, value) in &setup.variables {
         variables = variables.with(name, value);
     }
@@ -472,6 +478,15 @@ pub async fn start_gateway(setup: &Setup, database: &str, desk: &Desk) -> Result
     server::start(config, rules)
         .await
         .map_err(|error| format!("{error:#}"))
+}
+
+/// Where the gateway on a database keeps its signing key and its checkpoints; gone with the throw-away server.
+pub fn home(database: &str) -> PathBuf {
+    let home = Path::new(&server_directory())
+        .join("homes")
+        .join(database.replace('/', "_"));
+    std::fs::create_dir_all(&home).unwrap();
+    home
 }
 
 pub fn server_directory() -> String {

@@ -10,7 +10,7 @@ use std::{
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
-use toolgate::audit::verify::{self, Checked, Fault};
+use toolgate::audit::verify::{self, Checked, Fault, Given};
 
 use crate::support::{World, options, send};
 
@@ -61,9 +61,11 @@ async fn texts(connection: &mut PgConnection, query: &str) -> Vec<String> {
 }
 
 async fn check(database: &str) -> Vec<Checked> {
-    verify::verify(&options("toolgate_auditor", database), 3, |_| {})
+    let given = Given::default();
+    verify::verify(&options("toolgate_auditor", database), 3, &given, |_| {})
         .await
         .unwrap()
+        .instances
 }
 
 /// What the other program says, by instance: entries, head, first wrong entry.

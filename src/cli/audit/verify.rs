@@ -1,17 +1,30 @@
 //! `toolgate audit verify`. Exit codes: 0 nothing is wrong, 1 something is, or it could not be checked.
 
-use std::{io::Write as _, process::ExitCode, time::Instant};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Records;
-use crate::audit::verify::{self, Checked};
+use crate::{
+    audit::verify::{self, Checked, CheckpointsChecked, Given, Report},
+    checkpoint::VerifierKey,
+};
+
+/// Checkpoints that do not fit, shown to a person.
+const SHOWN: usize = 20;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct VerifyArgs {
     #[command(flatten)]
     records: Records,
+    /// A file with checkpoints that was kept outside the database; may be given again.
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Vec<PathBuf>,
+    /// The public key of the installation, as its first start wrote it into signing.vkey; may be given again. Without it the
+    /// first key that the records name is believed, which the database's owner could have put there.
+    #[arg(long, value_name = "VKEY")]
+    key: Vec<VerifierKey>,
     /// How many connections read at the same time.
     #[arg(long, value_name = "NUMBER", default_value_t = 4)]
     jobs: usize,
@@ -28,56 +41,40 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     bar.set_style(ProgressStyle::with_template(
         "{spinner} {pos} entries checked",
     )?);
-    let checked =
-        verify::verify(&options, args.jobs.clamp(1, 32), |entries| bar.inc(entries)).await?;
+    let given = Given {
+        checkpoints: args.checkpoint,
+        keys: args.key,
+    };
+    let jobs = args.jobs.clamp(1, 32);
+    let report = verify::verify(&options, jobs, &given, |entries| bar.inc(entries)).await?;
     bar.finish_and_clear();
-    let wrong = checked.iter().any(|one| one.wrong.is_some());
     let mut out = std::io::stdout().lock();
     if args.json {
-        let whole = serde_json::json!({ "right": !wrong, "instances": checked });
-        writeln!(out, "{whole}")?;
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
-        tell(&mut out, &checked, began)?;
+        tell(&mut out, &report, &given, began)?;
     }
-    Ok(if wrong {
-        ExitCode::FAILURE
-    } else {
+    Ok(if report.right {
         ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 
-fn tell(out: &mut impl std::io::Write, checked: &[Checked], began: Instant) -> anyhow::Result<()> {
-    let entries: u64 = checked.iter().map(|one| one.entries).sum();
+fn tell(
+    out: &mut impl std::io::Write,
+    report: &Report,
+    given: &Given,
+    began: Instant,
+) -> anyhow::Result<()> {
+    let checked = &report.instances;
     for one in checked {
-        let Some(wrong) = &one.wrong else {
-            if one.entries > 1 {
-                let head = one.head.as_deref().unwrap_or_default();
-                let head = head.get(..16).unwrap_or(head);
-                writeln!(
-                    out,
-                    "  right  {}  {:>9} entries  head {head}…",
-                    one.instance, one.entries
-                )?;
-            }
-            continue;
-        };
-        let fault = serde_json::to_value(wrong.fault)?;
-        writeln!(
-            out,
-            "  WRONG  {}  entry {}: {} ({})",
-            one.instance,
-            wrong.seq,
-            fault.as_str().unwrap_or_default().replace('_', " "),
-            wrong.words
-        )?;
-        if one.faults > 1 {
-            writeln!(
-                out,
-                "         and {} more of this instance do not fit",
-                one.faults - 1
-            )?;
-        }
+        tell_instance(out, one)?;
     }
+    if !given.checkpoints.is_empty() {
+        tell_checkpoints(out, &report.checkpoints)?;
+    }
+    let entries: u64 = checked.iter().map(|one| one.entries).sum();
     let wrong = checked.iter().filter(|one| one.wrong.is_some()).count();
     let seconds = began.elapsed().as_secs_f64();
     writeln!(
@@ -85,16 +82,99 @@ fn tell(out: &mut impl std::io::Write, checked: &[Checked], began: Instant) -> a
         "\n{entries} entries of {} instances checked in {seconds:.1} s.",
         checked.len()
     )?;
-    if wrong == 0 {
+    if given.keys.is_empty()
+        && let (Some(key), false) = (report.keys.first(), given.checkpoints.is_empty())
+    {
+        writeln!(
+            out,
+            "Believed for want of --key, because the records name it: {key}"
+        )?;
+    }
+    if report.right {
         writeln!(
             out,
             "Every chain is whole, and each start knows the ends of those before it."
         )?;
-    } else {
+    } else if wrong > 0 {
         writeln!(
             out,
             "{wrong} of them are not as they were written. Keep the database as it is, and compare with a backup from before."
         )?;
+    } else {
+        writeln!(
+            out,
+            "The chains are whole, but checkpoints that were given are not this installation's."
+        )?;
     }
     Ok(())
+}
+
+fn tell_instance(out: &mut impl std::io::Write, one: &Checked) -> anyhow::Result<()> {
+    let Some(wrong) = &one.wrong else {
+        if one.entries > 1 {
+            let head = one.head.as_deref().unwrap_or_default();
+            let head = head.get(..16).unwrap_or(head);
+            let vouched = one
+                .checkpointed
+                .map_or(String::new(), |size| format!("  checkpointed to {size}"));
+            writeln!(
+                out,
+                "  right  {}  {:>9} entries  head {head}…{vouched}",
+                one.instance, one.entries
+            )?;
+        }
+        return Ok(());
+    };
+    let until = wrong
+        .until
+        .filter(|until| *until > wrong.seq)
+        .map_or(String::new(), |until| format!(" to {until}"));
+    writeln!(
+        out,
+        "  WRONG  {}  entry {}{until}: {} ({})",
+        one.instance,
+        wrong.seq,
+        word(&wrong.fault)?,
+        wrong.words
+    )?;
+    if one.faults > 1 {
+        writeln!(
+            out,
+            "         and {} more of this instance do not fit",
+            one.faults - 1
+        )?;
+    }
+    Ok(())
+}
+
+fn tell_checkpoints(
+    out: &mut impl std::io::Write,
+    checked: &CheckpointsChecked,
+) -> anyhow::Result<()> {
+    writeln!(
+        out,
+        "\n{} checkpoints read: {} fit, {} do not.",
+        checked.read, checked.fit, checked.wrong
+    )?;
+    for refused in checked.refused.iter().take(SHOWN) {
+        writeln!(
+            out,
+            "  WRONG  {}, line {}: {} ({})",
+            refused.file,
+            refused.line,
+            word(&refused.problem)?,
+            refused.words
+        )?;
+    }
+    let more = checked.wrong.saturating_sub(SHOWN as u64);
+    if more > 0 {
+        writeln!(out, "         and {more} more; --json has up to a thousand")?;
+    }
+    Ok(())
+}
+
+/// The name of a fault or problem, in words.
+fn word(name: &impl serde::Serialize) -> anyhow::Result<String> {
+    let name = serde_json::to_value(name)?;
+    Ok(name.as_str().unwrap_or_default().replace('_', " "))
 }

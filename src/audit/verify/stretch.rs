@@ -1,0 +1,208 @@
+//! One stretch of one chain: every hash anew, row by row, and the part of the Merkle tree that lies over it.
+
+use std::iter::Peekable;
+
+use futures::TryStreamExt as _;
+use sqlx::PgConnection;
+
+use super::{
+    Fault, Wrong,
+    links::{Followed, followed},
+};
+use crate::{
+    checkpoint::{Frontier, Hash},
+    entry::{Kind, chain},
+    store::{
+        StoreError,
+        audit_log::{self, Extent, Stored},
+    },
+};
+
+/// Wrong entries that are kept of one stretch, for telling how many there are and whether they were put into another order.
+const KEPT: usize = 64;
+
+/// What came of one stretch.
+#[derive(Default)]
+pub(super) struct Stretch {
+    pub entries: u64,
+    pub wrong: Vec<Wrong>,
+    pub faults: u64,
+    pub head: Option<Vec<u8>>,
+    pub follows: Vec<Followed>,
+    /// The tree over its hashes; none from where one is missing.
+    pub tree: Option<Frontier>,
+    /// For each size that was asked for: the tree's right-hand part at that size.
+    pub tails: Vec<(u64, Option<Hash>)>,
+    suspects: Vec<Suspect>,
+}
+
+/// A row whose hash does not fit its place.
+struct Suspect {
+    seq: i64,
+    stored: Stored,
+    /// The hash before its place.
+    before: chain::Hash,
+}
+
+/// Reads and checks one stretch. `sizes` are those at which somebody knows a root, in order.
+pub(super) async fn stretch(
+    connection: &mut PgConnection,
+    extent: &Extent,
+    (from, to): (i64, i64),
+    sizes: &[u64],
+) -> Result<Stretch, StoreError> {
+    let mut found = Stretch {
+        tree: Some(Frontier::default()),
+        ..Stretch::default()
+    };
+    let mut sizes = sizes.iter().copied().peekable();
+    let mut previous: Option<chain::Hash> = (from == 1).then_some(chain::START);
+    let mut expected = from;
+    let mut last_time = None;
+    let mut buffer = Vec::with_capacity(1_024);
+    // One row earlier, whose hash this stretch goes on from.
+    let mut rows = audit_log::rows(connection, &extent.instance_id, (from - 1).max(1), to);
+    while let Some(stored) = rows.try_next().await? {
+        if stored.seq < from {
+            previous = hash_of(&stored);
+            last_time = Some(stored.recorded_at);
+            continue;
+        }
+        found.entries += 1;
+        if stored.seq < expected {
+            found.fault(
+                stored.seq,
+                Fault::Inserted,
+                "a second entry with this number",
+            );
+            continue;
+        }
+        if stored.seq > expected {
+            let words = format!(
+                "{} missing before number {}",
+                count(stored.seq - expected),
+                stored.seq
+            );
+            found.fault(expected, Fault::Missing, &words);
+            previous = None;
+            found.tree = None;
+        }
+        expected = stored.seq + 1;
+        let own = hash_of(&stored);
+        found.grow(own, stored.seq, &mut sizes);
+        found.head = stored.hash.clone();
+        if let Some(before) = previous {
+            let computed = chain::hash_with(&before, &stored.row(), &mut buffer);
+            if own != Some(computed) {
+                found.suspect(stored, before);
+                previous = own;
+                continue;
+            }
+        }
+        if last_time.is_some_and(|last| stored.recorded_at < last) {
+            found.fault(
+                stored.seq,
+                Fault::Reordered,
+                "its time lies before that of the entry before it",
+            );
+        }
+        last_time = Some(stored.recorded_at);
+        if stored.kind == Kind::GatewayStarted.as_str() {
+            found.follows.extend(followed(&stored, &extent.instance_id));
+        }
+        previous = own;
+    }
+    found.name_suspects();
+    Ok(found)
+}
+
+fn hash_of(stored: &Stored) -> Option<chain::Hash> {
+    stored.hash.as_deref()?.try_into().ok()
+}
+
+fn count(entries: i64) -> String {
+    match entries {
+        1 => "one entry is".to_owned(),
+        more => format!("{more} entries are"),
+    }
+}
+
+impl Stretch {
+    /// One more leaf. Whether it is right is the chain's affair.
+    fn grow(
+        &mut self,
+        leaf: Option<Hash>,
+        seq: i64,
+        sizes: &mut Peekable<impl Iterator<Item = u64>>,
+    ) {
+        match (&mut self.tree, leaf) {
+            (Some(tree), Some(leaf)) => tree.push(&leaf),
+            _ => self.tree = None,
+        }
+        let size = u64::try_from(seq).unwrap_or(0);
+        while let Some(asked) = sizes.next_if(|asked| *asked <= size) {
+            // One that was jumped over has no root here.
+            let tree = self.tree.as_ref().filter(|_| asked == size);
+            self.tails.push((asked, tree.and_then(Frontier::tail)));
+        }
+    }
+
+    fn fault(&mut self, seq: i64, fault: Fault, words: &str) {
+        self.faults += 1;
+        if self.wrong.len() < KEPT {
+            self.wrong.push(Wrong::new(seq, fault, words));
+        }
+    }
+
+    fn suspect(&mut self, stored: Stored, before: chain::Hash) {
+        let seq = stored.seq;
+        if stored.hash.is_none() {
+            self.fault(seq, Fault::Unchained, "it has no hash");
+        } else if self.suspects.len() < KEPT {
+            self.suspects.push(Suspect {
+                seq,
+                stored,
+                before,
+            });
+        } else {
+            self.faults += 1;
+        }
+    }
+
+    /// Rows that do not fit their places: an entry that fits the place of another one was moved, the others were changed.
+    fn name_suspects(&mut self) {
+        let suspects = std::mem::take(&mut self.suspects);
+        // What stood before an entry at home: what stands before that place now, or one that was moved as well.
+        let hashes: Vec<chain::Hash> = suspects
+            .iter()
+            .flat_map(|suspect| [Some(suspect.before), hash_of(&suspect.stored)])
+            .flatten()
+            .collect();
+        for suspect in &suspects {
+            let own = hash_of(&suspect.stored);
+            let home = suspects.iter().find(|place| {
+                place.seq != suspect.seq && {
+                    let row = crate::entry::Row {
+                        seq: place.seq,
+                        ..suspect.stored.row()
+                    };
+                    hashes
+                        .iter()
+                        .any(|before| Some(chain::hash(before, &row)) == own)
+                }
+            });
+            match home {
+                Some(place) => {
+                    let words = format!("the entry that stood at number {} stands here", place.seq);
+                    self.fault(suspect.seq, Fault::Reordered, &words);
+                }
+                None => self.fault(
+                    suspect.seq,
+                    Fault::Changed,
+                    "its columns do not give its hash, or its hash was changed",
+                ),
+            }
+        }
+        self.wrong.sort_by_key(|wrong| wrong.seq);
+    }
+}

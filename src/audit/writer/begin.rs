@@ -1,0 +1,42 @@
+//! How an instance begins: what must stand before the first call.
+
+use sqlx::Connection as _;
+
+use super::Writer;
+use crate::{
+    audit::{Checkpoints, opening, orphaned, publishing::Publisher, signing_keys},
+    clock,
+    store::{self, StoreError},
+};
+
+impl Writer {
+    /// This instance is known, partitions stand, the records name the key that signs their checkpoints, and whatever an earlier
+    /// gateway left without an outcome is told to be indeterminate.
+    pub(in crate::audit) async fn begin(
+        mut self,
+        checkpoints: Checkpoints,
+    ) -> Result<Self, StoreError> {
+        let connection = self
+            .connection
+            .as_mut()
+            .ok_or_else(|| StoreError::Unavailable("not connected".to_owned()))?;
+        let now = clock::now();
+        store::audit::ensure_partitions(connection).await?;
+        store::instances::add(connection, self.chain.instance(), now).await?;
+        let recorded = signing_keys::recorded(connection).await?;
+        let steps = checkpoints.held.steps_from(recorded.as_ref());
+        let mut transaction = connection.begin().await?;
+        let mut entries = vec![opening(&mut transaction, self.chain.instance()).await?];
+        entries.extend(steps.iter().map(signing_keys::entry));
+        entries.extend(orphaned(&mut transaction, self.chain.instance(), now).await?);
+        let (rows, hashes) = self.chain.linked(now, entries.iter());
+        store::audit::insert(&mut transaction, &rows, &hashes).await?;
+        store::calls::close_executing(&mut transaction).await?;
+        transaction.commit().await?;
+        self.chain.advance(&hashes);
+        let publisher = Publisher::new(checkpoints, self.chain.instance());
+        self.publisher = Some(publisher);
+        self.grown();
+        Ok(self)
+    }
+}

@@ -1,0 +1,79 @@
+//! After a broken connection: back to the database, however long it takes, and what stands there.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use super::{COMMIT_TIMEOUT, Writer};
+use crate::store;
+
+const RECONNECT_FIRST: Duration = Duration::from_millis(50);
+const RECONNECT_LAST: Duration = Duration::from_secs(1);
+
+impl Writer {
+    /// Connects again, with the lock, however long it takes. Calls are refused meanwhile.
+    pub(super) async fn reconnect(&mut self, reason: &str) {
+        self.healthy.store(false, Ordering::Release);
+        self.connection = None;
+        tracing::error!(
+            reason,
+            "the database is away; calls are refused until it is back"
+        );
+        let mut pause = RECONNECT_FIRST;
+        loop {
+            match tokio::time::timeout(COMMIT_TIMEOUT, store::open_writer(&self.options)).await {
+                Ok(Ok(connection)) => {
+                    self.connection = Some(connection);
+                    tracing::info!("the database is back");
+                    return;
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "no connection to the database yet"),
+                Err(_elapsed) => {
+                    tracing::warn!("no connection to the database yet: it does not answer")
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RECONNECT_LAST);
+        }
+    }
+
+    /// After a broken connection: drops from the pending entries those that stand already, because the commit had
+    /// happened and only its answer was lost.
+    pub(super) async fn skip_committed(&mut self) {
+        let Some(connection) = self.connection.as_mut() else {
+            return;
+        };
+        match store::audit::last_seq(connection, self.chain.instance()).await {
+            Ok(last) => {
+                let stand = usize::try_from(last - self.chain.seq())
+                    .unwrap_or(0)
+                    .min(self.pending.len());
+                if stand > 0 {
+                    self.committed(stand, self.tried_at);
+                }
+                if self.pending.is_empty() {
+                    self.healthy.store(true, Ordering::Release);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the database went away again");
+                self.connection = None;
+            }
+        }
+    }
+
+    /// After a broken connection without pending entries: whether the last `count` entries that were asked for stand. However
+    /// long it takes to learn.
+    pub(super) async fn stands(&mut self, count: usize) -> bool {
+        loop {
+            let Some(connection) = self.connection.as_mut() else {
+                return false;
+            };
+            match store::audit::last_seq(connection, self.chain.instance()).await {
+                Ok(last) => {
+                    self.healthy.store(true, Ordering::Release);
+                    return count > 0 && last > self.chain.seq();
+                }
+                Err(error) => self.reconnect(&error.to_string()).await,
+            }
+        }
+    }
+}
