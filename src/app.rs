@@ -2,11 +2,11 @@
 //! behaviour of its own but the joining.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::AtomicBool},
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 
@@ -15,7 +15,8 @@ use crate::{
     config::{self, Config, Credential},
     contracts::{self, Catalog, Contract},
     diagnostics::{Finding, SourceFile},
-    keys::KnownKeys,
+    ids::KeyId,
+    keys::{KnownKey, KnownKeys},
     killswitch::{KillSwitch, KillSwitches},
     parked::{Resuming, Waiters},
     policy::{self, Policies},
@@ -79,6 +80,8 @@ pub struct App {
     pub keyring: Arc<Keyring>,
     /// API keys in force.
     pub keys: RwLock<Arc<KnownKeys>>,
+    /// Keys whose hash is being made anew.
+    pub rehashing: Arc<Mutex<HashSet<KeyId>>>,
     /// What is halted.
     pub kill_switches: KillSwitches,
     /// Open runs.
@@ -260,6 +263,13 @@ impl App {
             .map_err(StartError::KillSwitch)?;
         let keys = KnownKeys::new(store::keys::all(&mut connection).await?);
         drop(connection);
+        let lost = keys.lost(&keyring.secret_ids());
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "API keys open nothing: they were hashed under a master secret that the config no longer has"
+            );
+        }
         Ok(Self {
             catalog: rules.catalog,
             tools,
@@ -268,6 +278,7 @@ impl App {
             apis,
             keyring,
             keys: RwLock::new(Arc::new(keys)),
+            rehashing: Arc::default(),
             kill_switches: KillSwitches::new(held),
             runs: Runs::new(recorder.clone(), pool.clone()),
             recorder,
@@ -278,6 +289,35 @@ impl App {
             stopping: AtomicBool::new(false),
             config,
         })
+    }
+}
+
+impl App {
+    /// Hashes a key anew under the newest master secret, beside the request that brought it. Once for each key, so the tasks are
+    /// no more than the keys; the gateway takes the new hash up with the next reading of the keys.
+    pub fn rehash(&self, known: &KnownKey, key: &str) {
+        if !self.rehashing.lock().insert(known.id.clone()) {
+            return;
+        }
+        let (id, from) = (known.id.clone(), known.hash);
+        let to = self.keyring.api_key_hash(key);
+        let secret_id = self.keyring.secret_id();
+        let (pool, rehashing) = (self.pool.clone(), Arc::clone(&self.rehashing));
+        self.tasks.spawn(async move {
+            let work = async {
+                let mut connection = pool.acquire().await?;
+                store::keys::rehash(&mut connection, &id, &from, &to, &secret_id).await
+            };
+            match work.await {
+                Ok(_changed) => {
+                    tracing::info!(key = %id, "a key is hashed under the newest master secret");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, key = %id, "a key could not be hashed anew; its next use tries again");
+                    rehashing.lock().remove(&id);
+                }
+            }
+        });
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Shown {
     pub words: Option<String>,
     /// What the run is for.
     pub purpose: Option<String>,
+    /// It waits, and what was sealed of it does not open: nobody can see what it is.
+    pub unreadable: bool,
 }
 
 /// Reads an approval as an approver is shown it.
@@ -79,10 +81,9 @@ pub async fn shown(app: &App, row: ApprovalRow) -> Result<Shown, StoreError> {
     let votes = store::approvals::votes(&mut connection, &row.approval_id).await?;
     let call = store::calls::find(&mut connection, &row.call_id).await?;
     drop(connection);
-    let sealed = call
-        .and_then(|call| call.sealed)
-        .and_then(|sealed| app.keyring.open(&row.call_id, &sealed).ok())
-        .and_then(|plain| serde_json::from_slice::<Sealed>(&plain).ok());
+    let kept = call.and_then(|call| call.sealed);
+    let sealed = kept.as_deref().and_then(|sealed| opened(app, &row, sealed));
+    let unreadable = kept.is_some() && sealed.is_none();
     let purpose = match row.run_id.parse() {
         Ok(run) => app
             .runs
@@ -104,8 +105,17 @@ pub async fn shown(app: &App, row: ApprovalRow) -> Result<Shown, StoreError> {
         arguments,
         words,
         purpose,
+        unreadable,
     })
 }
+
+fn opened(app: &App, row: &ApprovalRow, sealed: &[u8]) -> Option<Sealed> {
+    let plain = app.keyring.open(&row.call_id, sealed).ok()?;
+    serde_json::from_slice(&plain).ok()
+}
+
+/// What an approver reads in the place of arguments that do not open.
+pub const UNREADABLE: &str = "What was sealed of this call does not open with any master secret of the config. Add the one that was in force when it was parked to previous_master_secrets, or deny the call: the agent can make it again.";
 
 /// One decision of one operator.
 #[derive(Debug)]
@@ -161,6 +171,10 @@ pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRo
         refusal.kill_switch = Some(kill_switch);
         return Err(refusal);
     }
+    // Nobody approves what nobody can see.
+    if ballot.vote == Vote::Approve && row.state == "pending" && unreadable(app, &row).await? {
+        return Err(Refusal::new(Reason::Conflict, UNREADABLE));
+    }
     let call: CallId = row.call_id.parse().map_err(|_not_an_id| {
         Refusal::new(
             Reason::Internal,
@@ -206,6 +220,20 @@ pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRo
         Counted::Stale => return Err(stale()),
     }
     find(app, id).await
+}
+
+async fn unreadable(app: &App, row: &ApprovalRow) -> Result<bool, Refusal> {
+    let kept = async {
+        let mut connection = app.pool.acquire().await?;
+        store::calls::find(&mut connection, &row.call_id).await
+    };
+    let kept = kept.await.map_err(|error: StoreError| {
+        tracing::warn!(%error, "a parked call could not be read");
+        Refusal::record_unavailable()
+    })?;
+    Ok(kept
+        .and_then(|call| call.sealed)
+        .is_some_and(|sealed| opened(app, row, &sealed).is_none()))
 }
 
 /// What an expired call says.

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     diagnostics::{Finding, SourceFile},
-    secrets::{Keyring, Secret},
+    secrets::{Keyring, Secret, SecretError},
     yaml::{self, Spanned},
 };
 
@@ -33,6 +33,8 @@ pub struct Config {
     pub database: Database,
     /// Protects API keys, digests and parked calls.
     pub master_secret: Secret,
+    /// Those before it, newest first: what they made is still recognised and opened.
+    pub previous_master_secrets: Vec<Secret>,
     /// Directory of contracts (`*.yaml`, not recursive).
     pub tools: PathBuf,
     /// Directory of policies (`*.cedar`, not recursive).
@@ -47,6 +49,16 @@ pub struct Config {
     pub operators: BTreeMap<Arc<str>, Operator>,
     /// Who may approve what is parked in which tier.
     pub tiers: BTreeMap<Arc<str>, Tier>,
+}
+
+impl Config {
+    /// The keys of all master secrets.
+    ///
+    /// # Errors
+    /// When one is too short, which loading has refused.
+    pub fn keyring(&self) -> Result<Keyring, SecretError> {
+        Keyring::rotated(&self.master_secret, &self.previous_master_secrets)
+    }
 }
 
 /// Where PostgreSQL is.
@@ -208,6 +220,7 @@ impl Resolver<'_> {
         let agents = self.agents(&written);
         let tiers = self.tiers(&written);
         let master_secret = self.master_secret(&written.master_secret);
+        let previous_master_secrets = self.previous(&written, master_secret.as_ref());
         let database = self.database(&written.database);
         Config {
             agents_address: written.listeners.agents,
@@ -216,6 +229,7 @@ impl Resolver<'_> {
                 home: PathBuf::new(),
             }),
             master_secret: master_secret.unwrap_or(Secret::new("")),
+            previous_master_secrets,
             tools: self.base.join(&written.tools),
             policies: self.base.join(&written.policies),
             limits: Limits {
@@ -252,6 +266,27 @@ impl Resolver<'_> {
             );
         }
         Some(secret)
+    }
+
+    fn previous(&mut self, written: &file::Config, newest: Option<&Secret>) -> Vec<Secret> {
+        let mut found: Vec<Secret> = Vec::new();
+        for raw in &written.previous_master_secrets {
+            let Some(secret) = self.master_secret(raw) else {
+                continue;
+            };
+            // White space around a secret is no part of it.
+            let same = |other: &Secret| other.expose().trim() == secret.expose().trim();
+            if newest.is_some_and(same) || found.iter().any(same) {
+                self.wrong(
+                    raw,
+                    "the same master secret stands twice",
+                    "name each once: the one in use as master_secret, those before it in previous_master_secrets",
+                );
+                continue;
+            }
+            found.push(secret);
+        }
+        found
     }
 
     fn database(&mut self, written: &file::Database) -> Option<Database> {

@@ -128,16 +128,31 @@ pub fn scrub(entry: &mut Entry, keys: &Keyring) {
 }
 
 /// Every form in which `value` can stand in the records, with its keyed digest: as it is, and as each kind of thing that the
-/// detectors take it for.
+/// detectors take it for. Under every master secret, newest first.
 pub fn tokens_of(value: &str, keys: &Keyring) -> Vec<(&'static str, String)> {
-    let mut forms = vec![("as it is", keys.value_token(value.as_bytes()))];
+    tokens_by_secret(value, keys)
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// The same, a list for each of [`Keyring::secret_ids`].
+pub fn tokens_by_secret(value: &str, keys: &Keyring) -> Vec<Vec<(&'static str, String)>> {
+    let mut forms = vec![("as it is", keys.value_tokens(value.as_bytes()))];
     for finding in detectors::find(None, value) {
         if finding.range == (0..value.len()) {
             let form = detectors::normal_form(finding.kind, value);
-            forms.push((finding.kind, keys.value_token(form.as_bytes())));
+            forms.push((finding.kind, keys.value_tokens(form.as_bytes())));
         }
     }
-    forms
+    (0..keys.secret_ids().len())
+        .map(|secret| {
+            forms
+                .iter()
+                .filter_map(|(form, tokens)| Some((*form, tokens.get(secret)?.clone())))
+                .collect()
+        })
+        .collect()
 }
 
 fn is_clean(name: Option<&str>, value: &Value) -> bool {

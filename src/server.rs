@@ -35,9 +35,7 @@ use crate::{
     http as routes,
     postgres::BuiltIn,
     reason::{Reason, Refusal},
-    redaction,
-    secrets::Keyring,
-    workers,
+    redaction, workers,
 };
 
 mod watched;
@@ -72,7 +70,7 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         redaction::detectors::ready(),
         "the detectors of sensitive values do not work"
     );
-    let keyring = Arc::new(Keyring::new(&config.master_secret)?);
+    let keyring = Arc::new(config.keyring()?);
     let recorder = Recorder::start(
         gateway.clone(),
         config.limits.record_timeout,

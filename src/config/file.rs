@@ -12,6 +12,8 @@ pub(super) struct Config {
     pub listeners: Listeners,
     pub database: Database,
     pub master_secret: Spanned<String>,
+    #[serde(default)]
+    pub previous_master_secrets: Vec<Spanned<String>>,
     pub tools: PathBuf,
     pub policies: PathBuf,
     #[serde(default)]

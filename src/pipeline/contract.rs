@@ -123,6 +123,26 @@ pub(super) fn digest(app: &App, caller: &Caller, tool: &Tool, arguments: &Value)
     app.keyring.call_digest(&text).into()
 }
 
+/// The digests of a call under the older master secrets, newest first: a call that was kept before a rotation bears one of them.
+pub(super) fn older_digests(
+    app: &App,
+    caller: &Caller,
+    tool: &Tool,
+    arguments: &Value,
+) -> Vec<String> {
+    if !app.keyring.has_older() {
+        return Vec::new();
+    }
+    let text = identity(
+        &caller.agent.name,
+        arguments,
+        &tool.digest,
+        caller.run.id.as_str(),
+        &tool.name,
+    );
+    app.keyring.older_call_digests(&text).collect()
+}
+
 /// RFC 8785 JSON of `{"agent", "arguments", "contract", "run", "tool"}`, put together from its parts so that the arguments are
 /// not copied.
 fn identity(agent: &str, arguments: &Value, contract: &str, run: &str, tool: &str) -> Vec<u8> {

@@ -7,7 +7,10 @@ use futures::FutureExt as _;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use super::{Reply, Surface, ToolCall, authorize::Parking, forward::ApiAnswer, record::unrecorded};
+use super::{
+    Reply, Surface, ToolCall, authorize::Parking, contract::older_digests, forward::ApiAnswer,
+    record::unrecorded,
+};
 use crate::{
     app::App,
     entry::{Decision, Entry, Kind},
@@ -100,6 +103,10 @@ fn ended(call: &CallId, row: &CallRow, otherwise: Reason) -> Refusal {
         .and_then(Reason::from_code)
         .unwrap_or(otherwise);
     let words = match row.state.as_str() {
+        "completed" if row.answer.is_some() => {
+            tracing::error!(%call, "a kept answer does not open with the master secrets of the config");
+            "The call was executed, but its answer was sealed with a master secret that the gateway no longer has. Do not repeat it; tell an operator.".to_owned()
+        }
         "completed" => {
             "The call was executed, but its answer is no longer kept. Do not repeat it.".to_owned()
         }
@@ -134,19 +141,39 @@ pub(super) async fn same_key(app: &App, call: &ToolCall) -> Result<Option<Kept>,
         &call.caller.agent.name,
         Some(key),
         &call.caller.run.id,
-        &call.digest,
+        &[],
     )
     .await
     .map_err(away)?;
     drop(connection);
     match found {
         None => Ok(None),
-        Some(row) if *row.digest == *call.digest => standing(app, row).map(Some),
+        Some(row) if *row.digest == *call.digest || older(app, call).contains(&row.digest) => {
+            standing(app, row).map(Some)
+        }
+        Some(row) if made_under_a_lost_secret(app, &row) => Err(Refusal::new(
+            Reason::IdempotencyKeyReused,
+            format!(
+                "This Idempotency-Key was used under a master secret that the gateway no longer has, so nobody can say whether this is the same request. Nothing was sent: ask GET /v1/calls/{}, and use a new key for a new call.",
+                row.call_id
+            ),
+        )),
         Some(_) => Err(Refusal::new(
             Reason::IdempotencyKeyReused,
             "This Idempotency-Key was used for another request (tool, arguments or run differ). Nothing was sent: use a new key for a new call.",
         )),
     }
+}
+
+/// The digests that this call would have had before the rotations.
+fn older(app: &App, call: &ToolCall) -> Vec<String> {
+    older_digests(app, &call.caller, &call.tool, &call.arguments)
+}
+
+fn made_under_a_lost_secret(app: &App, row: &CallRow) -> bool {
+    row.secret_id
+        .as_ref()
+        .is_some_and(|id| !app.keyring.secret_ids().contains(id))
 }
 
 /// What parking came to.
@@ -270,6 +297,9 @@ async fn keep(
     let call = Arc::new(call);
     let (kept, approval) = (Arc::clone(&call), approval.clone());
     let policy_digest = Arc::clone(&app.policy_digest);
+    let mut digests = vec![call.digest.to_string()];
+    digests.extend(older(app, &call));
+    let secret_id = app.keyring.secret_id();
     let parked = app
         .recorder
         .act(move |connection| {
@@ -282,7 +312,7 @@ async fn keep(
                         &agent.name,
                         None,
                         &kept.caller.run.id,
-                        &kept.digest,
+                        &digests,
                     )
                     .await?
                 {
@@ -301,6 +331,7 @@ async fn keep(
                         tool: &tool.name,
                         digest: &kept.digest,
                         contract_digest: &tool.digest,
+                        secret_id: &secret_id,
                         idempotency_key: kept.idempotency_key.as_deref(),
                         sealed: Some(&sealed),
                         state: "parked",

@@ -281,6 +281,7 @@ async fn keyed_intent(app: &App, permit: Permit, entry: Entry) -> Result<Begun, 
     let (agent, tool) = (Arc::clone(&call.caller.agent.name), Arc::clone(&call.tool));
     let (digest, key) = (Arc::clone(&call.digest), call.idempotency_key.clone());
     let received_at = call.received_at;
+    let secret_id = app.keyring.secret_id();
     let added = app
         .recorder
         .act(move |connection| {
@@ -292,6 +293,7 @@ async fn keyed_intent(app: &App, permit: Permit, entry: Entry) -> Result<Begun, 
                     tool: &tool.name,
                     digest: &digest,
                     contract_digest: &tool.digest,
+                    secret_id: &secret_id,
                     idempotency_key: key.as_deref(),
                     sealed: None,
                     state: "executing",

@@ -29,6 +29,7 @@ mod paths;
 mod probe;
 mod reading;
 mod records;
+mod rotation;
 mod runs;
 mod support;
 mod tampering;

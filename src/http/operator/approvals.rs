@@ -196,6 +196,7 @@ fn to_json(app: &App, shown: &Shown) -> Value {
         "tool": row.tool,
         "consequence": row.consequence,
         "arguments": shown.arguments,
+        "unreadable": shown.unreadable.then_some(approvals::UNREADABLE),
         "digest": row.digest,
         "tiers": shown.tiers.iter().map(|tier| tier.tier.as_str()).collect::<Vec<_>>(),
         "needs": tiers,
