@@ -15,6 +15,18 @@ CREATE TABLE toolgate.value_references (
     created_at  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (run_id, reference)
 );
-GRANT SELECT, INSERT, DELETE ON toolgate.value_references TO toolgate_gateway;
+GRANT SELECT, INSERT ON toolgate.value_references TO toolgate_gateway;
+
+-- The gateway's role deletes nothing by itself: this takes away the values of runs that are over, and no others.
+CREATE FUNCTION toolgate.erase_references() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
+    WITH erased AS (
+        DELETE FROM toolgate.value_references AS v USING toolgate.runs AS r
+        WHERE r.run_id = v.run_id AND (r.ended_at IS NOT NULL OR r.expires_at <= now())
+        RETURNING 1
+    )
+    SELECT count(*) FROM erased
+$$;
+REVOKE ALL ON FUNCTION toolgate.erase_references() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION toolgate.erase_references() TO toolgate_gateway;
 
 CREATE OR REPLACE FUNCTION toolgate.schema_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 10';

@@ -7,11 +7,13 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
 use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     audit::Recorder,
+    call::ClassRules,
     config::{self, Config, Credential},
     contracts::{self, Catalog, Contract},
     diagnostics::{Finding, SourceFile},
@@ -20,7 +22,7 @@ use crate::{
     killswitch::{KillSwitch, KillSwitches},
     parked::{Resuming, Waiters},
     policy::{self, Policies},
-    redaction::{Cut, Marks},
+    redaction::{Cut, Marks, Redactor, shown_schema},
     runs::Runs,
     secrets::Keyring,
     store::{self, StoreError},
@@ -44,6 +46,10 @@ pub struct Tool {
     pub output_marks: Marks,
     /// What of its answers the contract names; nothing where it has no output schema.
     pub output_names: Option<Cut>,
+    /// What agents get of sensitive values in its answers; nothing where all of it passes.
+    pub answer_rules: Option<ClassRules>,
+    /// The output schema as it describes what agents get.
+    pub shown_output: Option<Value>,
 }
 
 /// An API's client and what the gateway adds to every request.
@@ -78,6 +84,8 @@ pub struct App {
     pub apis: HashMap<Arc<str>, ApiClient>,
     /// Derived keys.
     pub keyring: Arc<Keyring>,
+    /// Makes what may be recorded.
+    pub redactor: Arc<Redactor>,
     /// API keys in force.
     pub keys: RwLock<Arc<KnownKeys>>,
     /// Keys whose hash is being made anew.
@@ -215,6 +223,7 @@ impl App {
         pool: PgPool,
         recorder: Recorder,
         keyring: Arc<Keyring>,
+        redactor: Arc<Redactor>,
     ) -> Result<Self, StartError> {
         let apis = clients(&config)?;
         let mut connection = pool.acquire().await.map_err(StoreError::from)?;
@@ -234,6 +243,7 @@ impl App {
         .await?;
         let mut tools = HashMap::new();
         for contract in rules.catalog.iter() {
+            let answer_rules = answer_rules(&config, contract);
             store::audit::keep_version(
                 &mut connection,
                 "contract",
@@ -251,6 +261,11 @@ impl App {
                     marks: Marks::of(&contract.input),
                     output_marks: contract.output.as_ref().map(Marks::of).unwrap_or_default(),
                     output_names: contract.output.as_ref().map(Cut::of),
+                    shown_output: contract
+                        .output
+                        .as_ref()
+                        .map(|schema| shown_schema(schema, &answer_rules.marked)),
+                    answer_rules: (answer_rules != ClassRules::default()).then_some(answer_rules),
                     contract: Arc::clone(contract),
                 }),
             );
@@ -277,6 +292,7 @@ impl App {
             policy_digest,
             apis,
             keyring,
+            redactor,
             keys: RwLock::new(Arc::new(keys)),
             rehashing: Arc::default(),
             kill_switches: KillSwitches::new(held),
@@ -319,6 +335,16 @@ impl App {
             }
         });
     }
+}
+
+/// The config's rules, and for the classes that the contract names its own.
+fn answer_rules(config: &Config, contract: &Contract) -> ClassRules {
+    let mut rules = config.answers;
+    for (class, rule) in &contract.answers {
+        rules.marked.set(class, *rule);
+        rules.detected.set(class, *rule);
+    }
+    rules
 }
 
 fn clients(config: &Config) -> Result<HashMap<Arc<str>, ApiClient>, StartError> {

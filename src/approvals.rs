@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     app::App,
@@ -14,18 +14,18 @@ use crate::{
     entry::{Entry, Kind, Outcome},
     ids::{ApprovalId, CallId},
     killswitch::Target,
-    parked::{self, Sealed},
+    parked,
     policy::{ApprovalFacts, OperatorAction, OperatorContext, OperatorResource},
     reason::{Reason, Refusal},
-    store::{
-        self, StoreError,
-        approvals::{ApprovalRow, TierRow, VoteRow},
-    },
+    store::{self, StoreError, approvals::ApprovalRow},
 };
 
 mod quorum;
+mod shown;
 
 use quorum::enough;
+use shown::unreadable;
+pub use shown::{Shown, UNREADABLE, shown};
 
 /// What an operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,71 +51,6 @@ impl Vote {
         }
     }
 }
-
-/// An approval with everything an approver is shown.
-#[derive(Debug)]
-pub struct Shown {
-    /// As it is kept.
-    pub row: ApprovalRow,
-    /// The tiers it waits in.
-    pub tiers: Vec<TierRow>,
-    /// Who has voted.
-    pub votes: Vec<VoteRow>,
-    /// The real arguments; gone once the call has ended.
-    pub arguments: Option<Value>,
-    /// The agent's justification: the agent's words, not a fact.
-    pub words: Option<String>,
-    /// What the run is for.
-    pub purpose: Option<String>,
-    /// It waits, and what was sealed of it does not open: nobody can see what it is.
-    pub unreadable: bool,
-}
-
-/// Reads an approval as an approver is shown it.
-///
-/// # Errors
-/// When the database is away.
-pub async fn shown(app: &App, row: ApprovalRow) -> Result<Shown, StoreError> {
-    let mut connection = app.pool.acquire().await?;
-    let tiers = store::approvals::tiers(&mut connection, &row.approval_id).await?;
-    let votes = store::approvals::votes(&mut connection, &row.approval_id).await?;
-    let call = store::calls::find(&mut connection, &row.call_id).await?;
-    drop(connection);
-    let kept = call.and_then(|call| call.sealed);
-    let sealed = kept.as_deref().and_then(|sealed| opened(app, &row, sealed));
-    let unreadable = kept.is_some() && sealed.is_none();
-    let purpose = match row.run_id.parse() {
-        Ok(run) => app
-            .runs
-            .find(&run)
-            .await
-            .ok()
-            .flatten()
-            .map(|run| run.purpose.clone()),
-        Err(_) => None,
-    };
-    let (arguments, words) = match sealed {
-        Some(sealed) => (Some(Value::Object(sealed.arguments)), sealed.words),
-        None => (None, None),
-    };
-    Ok(Shown {
-        row,
-        tiers,
-        votes,
-        arguments,
-        words,
-        purpose,
-        unreadable,
-    })
-}
-
-fn opened(app: &App, row: &ApprovalRow, sealed: &[u8]) -> Option<Sealed> {
-    let plain = app.keyring.open(&row.call_id, sealed).ok()?;
-    serde_json::from_slice(&plain).ok()
-}
-
-/// What an approver reads in the place of arguments that do not open.
-pub const UNREADABLE: &str = "What was sealed of this call does not open with any master secret of the config. Add the one that was in force when it was parked to previous_master_secrets, or deny the call: the agent can make it again.";
 
 /// One decision of one operator.
 #[derive(Debug)]
@@ -220,20 +155,6 @@ pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRo
         Counted::Stale => return Err(stale()),
     }
     find(app, id).await
-}
-
-async fn unreadable(app: &App, row: &ApprovalRow) -> Result<bool, Refusal> {
-    let kept = async {
-        let mut connection = app.pool.acquire().await?;
-        store::calls::find(&mut connection, &row.call_id).await
-    };
-    let kept = kept.await.map_err(|error: StoreError| {
-        tracing::warn!(%error, "a parked call could not be read");
-        Refusal::record_unavailable()
-    })?;
-    Ok(kept
-        .and_then(|call| call.sealed)
-        .is_some_and(|sealed| opened(app, row, &sealed).is_none()))
 }
 
 /// What an expired call says.

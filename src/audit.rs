@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     entry::Entry,
     ids::InstanceId,
-    secrets::Keyring,
+    redaction::Redactor,
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
 };
 
@@ -100,15 +100,15 @@ pub struct Recorder {
 
 impl Recorder {
     /// Starts the writer on its own connection: takes the gateway's lock, closes what an earlier gateway left
-    /// open, and begins to record. `timeout` is how long a call waits for its record; `keys` make the tokens that stand in free
-    /// text in the place of what is sensitive.
+    /// open, and begins to record. `timeout` is how long a call waits for its record; `redactor` takes what is sensitive out of free
+    /// text.
     ///
     /// # Errors
     /// When the database is away, or another gateway serves it.
     pub async fn start(
         options: PgConnectOptions,
         timeout: Duration,
-        keys: Arc<Keyring>,
+        redactor: Arc<Redactor>,
     ) -> Result<Self, StoreError> {
         let instance = InstanceId::generate();
         let connection = open_patiently(&options).await?;
@@ -119,7 +119,7 @@ impl Recorder {
             connection,
             instance.clone(),
             Arc::clone(&healthy),
-            keys,
+            redactor,
         );
         let writer = writer.begin().await?;
         tokio::spawn(writer.run(queue));

@@ -35,7 +35,8 @@ use crate::{
     http as routes,
     postgres::BuiltIn,
     reason::{Reason, Refusal},
-    redaction, workers,
+    redaction::{self, Redactor},
+    workers,
 };
 
 mod watched;
@@ -71,10 +72,11 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         "the detectors of sensitive values do not work"
     );
     let keyring = Arc::new(config.keyring()?);
+    let redactor = Arc::new(Redactor::new(Arc::clone(&keyring), config.limits.recorded));
     let recorder = Recorder::start(
         gateway.clone(),
         config.limits.record_timeout,
-        Arc::clone(&keyring),
+        Arc::clone(&redactor),
     )
     .await
     .context("the records cannot be opened")?;
@@ -82,7 +84,7 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         .max_connections(READERS)
         .acquire_timeout(config.limits.record_timeout)
         .connect_lazy_with(gateway.application_name("toolgate reader"));
-    let app = Arc::new(App::new(config, rules, pool, recorder, keyring).await?);
+    let app = Arc::new(App::new(config, rules, pool, recorder, keyring, redactor).await?);
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
     workers::start(&app, &stop);

@@ -8,8 +8,11 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::{
-    Reply, Surface, ToolCall, authorize::Parking, contract::older_digests, forward::ApiAnswer,
+    Reply, Surface, ToolCall,
+    authorize::Parking,
+    forward::ApiAnswer,
     record::unrecorded,
+    same::{older, same_key},
 };
 use crate::{
     app::App,
@@ -120,60 +123,6 @@ fn ended(call: &CallId, row: &CallRow, otherwise: Reason) -> Refusal {
     refusal.approval = row.approval_id.as_deref().and_then(|id| id.parse().ok());
     refusal.executed = row.executed;
     refusal
-}
-
-/// The call that this agent began with the same idempotency key, if it sent one.
-pub(super) async fn same_key(app: &App, call: &ToolCall) -> Result<Option<Kept>, Refusal> {
-    let Some(key) = call.idempotency_key.as_deref() else {
-        return Ok(None);
-    };
-    let away = |error: store::StoreError| {
-        tracing::warn!(%error, "a kept call could not be looked up");
-        Refusal::record_unavailable()
-    };
-    let mut connection = app
-        .pool
-        .acquire()
-        .await
-        .map_err(|error| away(error.into()))?;
-    let found = store::calls::same_request(
-        &mut connection,
-        &call.caller.agent.name,
-        Some(key),
-        &call.caller.run.id,
-        &[],
-    )
-    .await
-    .map_err(away)?;
-    drop(connection);
-    match found {
-        None => Ok(None),
-        Some(row) if *row.digest == *call.digest || older(app, call).contains(&row.digest) => {
-            standing(app, row).map(Some)
-        }
-        Some(row) if made_under_a_lost_secret(app, &row) => Err(Refusal::new(
-            Reason::IdempotencyKeyReused,
-            format!(
-                "This Idempotency-Key was used under a master secret that the gateway no longer has, so nobody can say whether this is the same request. Nothing was sent: ask GET /v1/calls/{}, and use a new key for a new call.",
-                row.call_id
-            ),
-        )),
-        Some(_) => Err(Refusal::new(
-            Reason::IdempotencyKeyReused,
-            "This Idempotency-Key was used for another request (tool, arguments or run differ). Nothing was sent: use a new key for a new call.",
-        )),
-    }
-}
-
-/// The digests that this call would have had before the rotations.
-fn older(app: &App, call: &ToolCall) -> Vec<String> {
-    older_digests(app, &call.caller, &call.tool, &call.arguments)
-}
-
-fn made_under_a_lost_secret(app: &App, row: &CallRow) -> bool {
-    row.secret_id
-        .as_ref()
-        .is_some_and(|id| !app.keyring.secret_ids().contains(id))
 }
 
 /// What parking came to.
@@ -332,7 +281,7 @@ async fn keep(
                         digest: &kept.digest,
                         contract_digest: &tool.digest,
                         secret_id: &secret_id,
-                        idempotency_key: kept.idempotency_key.as_deref(),
+                        idempotency_key: kept.idempotency_key.as_ref().map(|key| key.kept.as_str()),
                         sealed: Some(&sealed),
                         state: "parked",
                         received_at: kept.received_at,

@@ -221,7 +221,7 @@ async fn rebuild(
     if !same || *digest != *approved.approval.digest {
         return Ok(Err("its digest is not the one that was approved".to_owned()));
     }
-    let redacted = tool.marks.redact(&arguments, &app.keyring);
+    let redacted = app.redactor.redact(&tool.marks, &arguments);
     let format = contract::format_from(sealed.format.as_deref());
     let Ok(request) = contract::build(tool, &arguments, format) else {
         return Ok(Err("its arguments no longer fit the contract".to_owned()));

@@ -103,7 +103,8 @@ pub async fn find(connection: &mut PgConnection, id: &str) -> Result<Option<Call
     Ok(found)
 }
 
-/// The call to which the same request belongs: with the agent's idempotency key if one is given, else the latest
+/// The call to which the same request belongs: with the agent's idempotency key, in one of the forms
+/// in which it may be kept, if one is given, else the latest
 /// with the same digest (under one of the master secrets) in the same run that is not over without having been executed for want of a decision or because
 /// it could not be sent.
 ///
@@ -112,16 +113,17 @@ pub async fn find(connection: &mut PgConnection, id: &str) -> Result<Option<Call
 pub async fn same_request(
     connection: &mut PgConnection,
     agent: &str,
-    idempotency_key: Option<&str>,
+    idempotency_keys: Option<&[String]>,
     run: &RunId,
     digests: &[String],
 ) -> Result<Option<CallRow>, StoreError> {
-    let id = match idempotency_key {
-        Some(key) => {
+    let id = match idempotency_keys {
+        Some(keys) => {
             sqlx::query_scalar!(
-                "SELECT call_id FROM toolgate.calls WHERE agent = $1 AND idempotency_key = $2",
+                "SELECT call_id FROM toolgate.calls WHERE agent = $1 AND idempotency_key = ANY ($2)
+                 ORDER BY call_id LIMIT 1",
                 agent,
-                key
+                keys
             )
             .fetch_optional(&mut *connection)
             .await?

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the ground up. A module uses what stands in a line above its own, and nothing of its own line.
-const ORDER: [(&[&str], &str); 13] = [
+const ORDER: [(&[&str], &str); 14] = [
     (
         &[
             "ids",
@@ -26,8 +26,12 @@ const ORDER: [(&[&str], &str); 13] = [
         "what a call can come to, and who may",
     ),
     (
-        &["problem", "config", "contracts", "redaction", "store"],
+        &["config", "contracts", "redaction", "store"],
         "each has one outside format or one outside system to itself",
+    ),
+    (
+        &["problem"],
+        "what goes out, without what the detectors know",
     ),
     (
         &["audit", "killswitch", "database", "issuing"],

@@ -31,6 +31,7 @@ mod reading;
 mod records;
 mod rotation;
 mod runs;
+mod sensitive;
 mod support;
 mod tampering;
 mod wire;
