@@ -5,7 +5,10 @@
 //! which is how the difference between a Unix socket and TCP shows.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -13,10 +16,10 @@ use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 use toolgate::{
     call::Consequence,
     clock,
-    entry::{Decision, Entry, Kind, Row, chain},
+    entry::{Caps, Decision, Entry, Kind, Row, chain},
     ids::{CallId, InstanceId, RunId},
     postgres,
-    redaction::Marks,
+    redaction::{Marks, Redactor},
     secrets::{Keyring, Secret},
     store::{self, provision},
 };
@@ -98,7 +101,9 @@ fn entry() -> Entry {
     let arguments = json!({"customer": "c_1001", "amount_cents": 1200, "currency": "EUR", "note": "the parcel was late"});
     let redacted = Keyring::new(&Secret::new("a master secret for this benchmark only"))
         .ok()
-        .map(|keys| Marks::default().redact(&arguments, &keys));
+        .map(|keys| {
+            Redactor::new(Arc::new(keys), Caps::default()).redact(&Marks::default(), &arguments)
+        });
     Entry {
         opens_call: true,
         call_id: Some(CallId::generate()),

@@ -2,24 +2,27 @@
 //! behaviour of its own but the joining.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::AtomicBool},
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
 use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     audit::Recorder,
+    call::ClassRules,
     config::{self, Config, Credential},
     contracts::{self, Catalog, Contract},
     diagnostics::{Finding, SourceFile},
-    keys::KnownKeys,
+    ids::KeyId,
+    keys::{KnownKey, KnownKeys},
     killswitch::{KillSwitch, KillSwitches},
     parked::{Resuming, Waiters},
     policy::{self, Policies},
-    redaction::{Cut, Marks},
+    redaction::{Cut, Marks, Redactor, shown_schema},
     runs::Runs,
     secrets::Keyring,
     store::{self, StoreError},
@@ -43,6 +46,10 @@ pub struct Tool {
     pub output_marks: Marks,
     /// What of its answers the contract names; nothing where it has no output schema.
     pub output_names: Option<Cut>,
+    /// What agents get of sensitive values in its answers; nothing where all of it passes.
+    pub answer_rules: Option<ClassRules>,
+    /// The output schema as it describes what agents get.
+    pub shown_output: Option<Value>,
 }
 
 /// An API's client and what the gateway adds to every request.
@@ -77,8 +84,12 @@ pub struct App {
     pub apis: HashMap<Arc<str>, ApiClient>,
     /// Derived keys.
     pub keyring: Arc<Keyring>,
+    /// Makes what may be recorded.
+    pub redactor: Arc<Redactor>,
     /// API keys in force.
     pub keys: RwLock<Arc<KnownKeys>>,
+    /// Keys whose hash is being made anew.
+    pub rehashing: Arc<Mutex<HashSet<KeyId>>>,
     /// What is halted.
     pub kill_switches: KillSwitches,
     /// Open runs.
@@ -212,6 +223,7 @@ impl App {
         pool: PgPool,
         recorder: Recorder,
         keyring: Arc<Keyring>,
+        redactor: Arc<Redactor>,
     ) -> Result<Self, StartError> {
         let apis = clients(&config)?;
         let mut connection = pool.acquire().await.map_err(StoreError::from)?;
@@ -231,6 +243,7 @@ impl App {
         .await?;
         let mut tools = HashMap::new();
         for contract in rules.catalog.iter() {
+            let answer_rules = answer_rules(&config, contract);
             store::audit::keep_version(
                 &mut connection,
                 "contract",
@@ -248,6 +261,11 @@ impl App {
                     marks: Marks::of(&contract.input),
                     output_marks: contract.output.as_ref().map(Marks::of).unwrap_or_default(),
                     output_names: contract.output.as_ref().map(Cut::of),
+                    shown_output: contract
+                        .output
+                        .as_ref()
+                        .map(|schema| shown_schema(schema, &answer_rules.marked)),
+                    answer_rules: (answer_rules != ClassRules::default()).then_some(answer_rules),
                     contract: Arc::clone(contract),
                 }),
             );
@@ -260,6 +278,13 @@ impl App {
             .map_err(StartError::KillSwitch)?;
         let keys = KnownKeys::new(store::keys::all(&mut connection).await?);
         drop(connection);
+        let lost = keys.lost(&keyring.secret_ids());
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "API keys open nothing: they were hashed under a master secret that the config no longer has"
+            );
+        }
         Ok(Self {
             catalog: rules.catalog,
             tools,
@@ -267,7 +292,9 @@ impl App {
             policy_digest,
             apis,
             keyring,
+            redactor,
             keys: RwLock::new(Arc::new(keys)),
+            rehashing: Arc::default(),
             kill_switches: KillSwitches::new(held),
             runs: Runs::new(recorder.clone(), pool.clone()),
             recorder,
@@ -279,6 +306,45 @@ impl App {
             config,
         })
     }
+}
+
+impl App {
+    /// Hashes a key anew under the newest master secret, beside the request that brought it. Once for each key, so the tasks are
+    /// no more than the keys; the gateway takes the new hash up with the next reading of the keys.
+    pub fn rehash(&self, known: &KnownKey, key: &str) {
+        if !self.rehashing.lock().insert(known.id.clone()) {
+            return;
+        }
+        let (id, from) = (known.id.clone(), known.hash);
+        let to = self.keyring.api_key_hash(key);
+        let secret_id = self.keyring.secret_id();
+        let (pool, rehashing) = (self.pool.clone(), Arc::clone(&self.rehashing));
+        self.tasks.spawn(async move {
+            let work = async {
+                let mut connection = pool.acquire().await?;
+                store::keys::rehash(&mut connection, &id, &from, &to, &secret_id).await
+            };
+            match work.await {
+                Ok(_changed) => {
+                    tracing::info!(key = %id, "a key is hashed under the newest master secret");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, key = %id, "a key could not be hashed anew; its next use tries again");
+                    rehashing.lock().remove(&id);
+                }
+            }
+        });
+    }
+}
+
+/// The config's rules, and for the classes that the contract names its own.
+fn answer_rules(config: &Config, contract: &Contract) -> ClassRules {
+    let mut rules = config.answers;
+    for (class, rule) in &contract.answers {
+        rules.marked.set(class, *rule);
+        rules.detected.set(class, *rule);
+    }
+    rules
 }
 
 fn clients(config: &Config) -> Result<HashMap<Arc<str>, ApiClient>, StartError> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     app::App,
@@ -14,18 +14,18 @@ use crate::{
     entry::{Entry, Kind, Outcome},
     ids::{ApprovalId, CallId},
     killswitch::Target,
-    parked::{self, Sealed},
+    parked,
     policy::{ApprovalFacts, OperatorAction, OperatorContext, OperatorResource},
     reason::{Reason, Refusal},
-    store::{
-        self, StoreError,
-        approvals::{ApprovalRow, TierRow, VoteRow},
-    },
+    store::{self, StoreError, approvals::ApprovalRow},
 };
 
 mod quorum;
+mod shown;
 
 use quorum::enough;
+use shown::unreadable;
+pub use shown::{Shown, UNREADABLE, shown};
 
 /// What an operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,61 +50,6 @@ impl Vote {
             Self::Deny => OperatorAction::Deny,
         }
     }
-}
-
-/// An approval with everything an approver is shown.
-#[derive(Debug)]
-pub struct Shown {
-    /// As it is kept.
-    pub row: ApprovalRow,
-    /// The tiers it waits in.
-    pub tiers: Vec<TierRow>,
-    /// Who has voted.
-    pub votes: Vec<VoteRow>,
-    /// The real arguments; gone once the call has ended.
-    pub arguments: Option<Value>,
-    /// The agent's justification: the agent's words, not a fact.
-    pub words: Option<String>,
-    /// What the run is for.
-    pub purpose: Option<String>,
-}
-
-/// Reads an approval as an approver is shown it.
-///
-/// # Errors
-/// When the database is away.
-pub async fn shown(app: &App, row: ApprovalRow) -> Result<Shown, StoreError> {
-    let mut connection = app.pool.acquire().await?;
-    let tiers = store::approvals::tiers(&mut connection, &row.approval_id).await?;
-    let votes = store::approvals::votes(&mut connection, &row.approval_id).await?;
-    let call = store::calls::find(&mut connection, &row.call_id).await?;
-    drop(connection);
-    let sealed = call
-        .and_then(|call| call.sealed)
-        .and_then(|sealed| app.keyring.open(&row.call_id, &sealed).ok())
-        .and_then(|plain| serde_json::from_slice::<Sealed>(&plain).ok());
-    let purpose = match row.run_id.parse() {
-        Ok(run) => app
-            .runs
-            .find(&run)
-            .await
-            .ok()
-            .flatten()
-            .map(|run| run.purpose.clone()),
-        Err(_) => None,
-    };
-    let (arguments, words) = match sealed {
-        Some(sealed) => (Some(Value::Object(sealed.arguments)), sealed.words),
-        None => (None, None),
-    };
-    Ok(Shown {
-        row,
-        tiers,
-        votes,
-        arguments,
-        words,
-        purpose,
-    })
 }
 
 /// One decision of one operator.
@@ -160,6 +105,10 @@ pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRo
         );
         refusal.kill_switch = Some(kill_switch);
         return Err(refusal);
+    }
+    // Nobody approves what nobody can see.
+    if ballot.vote == Vote::Approve && row.state == "pending" && unreadable(app, &row).await? {
+        return Err(Refusal::new(Reason::Conflict, UNREADABLE));
     }
     let call: CallId = row.call_id.parse().map_err(|_not_an_id| {
         Refusal::new(

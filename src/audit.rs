@@ -18,7 +18,7 @@ use crate::{
     checkpoint::{SigningKey, VerifierKey},
     entry::Entry,
     ids::InstanceId,
-    secrets::Keyring,
+    redaction::Redactor,
     sinks::Sinks,
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
 };
@@ -111,15 +111,15 @@ pub struct Recorder {
 
 impl Recorder {
     /// Starts the writer on its own connection: takes the gateway's lock, closes what an earlier gateway left
-    /// open, and begins to record. `timeout` is how long a call waits for its record; `keys` make the tokens that stand in free
-    /// text in the place of what is sensitive; `checkpoints` says who signs what is recorded, how often, and who keeps that.
+    /// open, and begins to record. `timeout` is how long a call waits for its record; `redactor` takes what is sensitive out of free
+    /// text; `checkpoints` says who signs what is recorded, how often, and who keeps that.
     ///
     /// # Errors
     /// When the database is away, or another gateway serves it.
     pub async fn start(
         options: PgConnectOptions,
         timeout: Duration,
-        keys: Arc<Keyring>,
+        redactor: Arc<Redactor>,
         checkpoints: Checkpoints,
     ) -> Result<Self, StoreError> {
         let instance = InstanceId::generate();
@@ -133,7 +133,7 @@ impl Recorder {
             connection,
             instance.clone(),
             Arc::clone(&healthy),
-            keys,
+            redactor,
         );
         let writer = writer.begin(checkpoints).await?;
         tokio::spawn(writer.run(queue));

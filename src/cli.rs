@@ -62,6 +62,8 @@ struct CheckArgs {
 enum KeysCommand {
     /// Make a key and print it, once.
     Create(keys::CreateArgs),
+    /// What still depends on which master secret: when an old one can be retired.
+    Secrets(keys::SecretsArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,6 +111,7 @@ pub fn main() -> ExitCode {
         }
         Command::Check(args) => Ok(check::run(&args.config.config, args.json)),
         Command::Keys(KeysCommand::Create(args)) => run(keys::create(args)),
+        Command::Keys(KeysCommand::Secrets(args)) => run(keys::secrets(args)),
         Command::Audit(command) => run(audit::run(command)),
         Command::Policy(PolicyCommand::Schema(args)) => check::schema(&args.config),
         Command::Psql(args) => psql::run(args.home, &args.arguments),

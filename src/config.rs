@@ -10,15 +10,19 @@ use std::{
 };
 
 use crate::{
+    call::ClassRules,
     diagnostics::{Finding, SourceFile},
-    secrets::{Keyring, Secret},
+    entry::Caps,
+    secrets::{Keyring, Secret, SecretError},
     yaml::{self, Spanned},
 };
 
 mod checkpoints;
 mod file;
 mod interpolate;
+mod people;
 mod read;
+mod secrets;
 
 pub use checkpoints::Checkpoints;
 pub use interpolate::Variables;
@@ -35,6 +39,8 @@ pub struct Config {
     pub database: Database,
     /// Protects API keys, digests and parked calls.
     pub master_secret: Secret,
+    /// Those before it, newest first: what they made is still recognised and opened.
+    pub previous_master_secrets: Vec<Secret>,
     /// Directory of contracts (`*.yaml`, not recursive).
     pub tools: PathBuf,
     /// Directory of policies (`*.cedar`, not recursive).
@@ -43,6 +49,8 @@ pub struct Config {
     pub limits: Limits,
     /// How what is recorded is signed, and who keeps that.
     pub checkpoints: Checkpoints,
+    /// What agents get of sensitive values in answers.
+    pub answers: ClassRules,
     /// The APIs behind the gateway, by the first segment of their path.
     pub apis: BTreeMap<Arc<str>, Api>,
     /// The agents that may call.
@@ -51,6 +59,16 @@ pub struct Config {
     pub operators: BTreeMap<Arc<str>, Operator>,
     /// Who may approve what is parked in which tier.
     pub tiers: BTreeMap<Arc<str>, Tier>,
+}
+
+impl Config {
+    /// The keys of all master secrets.
+    ///
+    /// # Errors
+    /// When one is too short, which loading has refused.
+    pub fn keyring(&self) -> Result<Keyring, SecretError> {
+        Keyring::rotated(&self.master_secret, &self.previous_master_secrets)
+    }
 }
 
 /// Where PostgreSQL is.
@@ -87,6 +105,10 @@ pub struct Limits {
     pub record_timeout: Duration,
     /// How long shutdown waits for calls in flight.
     pub shutdown_timeout: Duration,
+    /// How much of a value is recorded.
+    pub recorded: Caps,
+    /// Values that one run may know by reference; what is beyond is masked.
+    pub max_references_per_run: u32,
 }
 
 /// One API behind the gateway.
@@ -156,6 +178,8 @@ pub struct Tier {
     pub approvals: u32,
     /// After this time a pending approval becomes *not executed*.
     pub expires_in: Duration,
+    /// The classes of sensitive values that members of the role see in what waits here. The others are masked.
+    pub shows: Vec<String>,
 }
 
 /// Reads, resolves and checks a config file. Every problem found is reported, and a config comes back only
@@ -212,8 +236,10 @@ impl Resolver<'_> {
         let agents = self.agents(&written);
         let tiers = self.tiers(&written);
         let master_secret = self.master_secret(&written.master_secret);
+        let previous_master_secrets = self.previous(&written, master_secret.as_ref());
         let database = self.database(&written.database);
         let checkpoints = self.checkpoints(&written.checkpoints, database.as_ref());
+        let recorded = self.recorded(&written.limits);
         Config {
             agents_address: written.listeners.agents,
             operators_address: written.listeners.operators,
@@ -221,6 +247,7 @@ impl Resolver<'_> {
                 home: PathBuf::new(),
             }),
             master_secret: master_secret.unwrap_or(Secret::new("")),
+            previous_master_secrets,
             tools: self.base.join(&written.tools),
             policies: self.base.join(&written.policies),
             limits: Limits {
@@ -231,8 +258,11 @@ impl Resolver<'_> {
                 max_wait: Duration::from_secs(written.limits.max_wait_seconds),
                 record_timeout: Duration::from_millis(written.limits.record_timeout_ms),
                 shutdown_timeout: Duration::from_secs(written.limits.shutdown_timeout_seconds),
+                recorded,
+                max_references_per_run: written.limits.max_references_per_run,
             },
             checkpoints,
+            answers: written.answers,
             apis,
             agents,
             operators,
@@ -240,24 +270,33 @@ impl Resolver<'_> {
         }
     }
 
-    fn master_secret(&mut self, raw: &Spanned<String>) -> Option<Secret> {
-        let secret = Secret::new(self.text(raw)?);
-        if let Err(error) = Keyring::new(&secret) {
-            self.wrong(
-                raw,
-                error.to_string(),
-                "make one with: openssl rand -hex 32",
-            );
-            return None;
+    fn recorded(&mut self, written: &file::Limits) -> Caps {
+        let mut caps = Caps::default();
+        let most = Caps::MOST_BYTES;
+        for (name, wanted, cap) in [
+            (
+                "max_recorded_text_bytes",
+                &written.max_recorded_text_bytes,
+                &mut caps.text_bytes,
+            ),
+            (
+                "max_recorded_document_bytes",
+                &written.max_recorded_document_bytes,
+                &mut caps.document_bytes,
+            ),
+        ] {
+            let Some(wanted) = wanted else { continue };
+            if (Caps::LEAST_BYTES..=most).contains(&wanted.value) {
+                *cap = wanted.value;
+            } else {
+                self.wrong(
+                    wanted,
+                    format!("{name} is {}", wanted.value),
+                    "it must be 256 to 1048576",
+                );
+            }
         }
-        if !raw.value.contains("${") {
-            self.wrong(
-                raw,
-                "the master secret stands in the config file itself",
-                "take it from ${env:NAME} or ${file:PATH}",
-            );
-        }
-        Some(secret)
+        caps
     }
 
     fn database(&mut self, written: &file::Database) -> Option<Database> {
@@ -400,70 +439,6 @@ impl Resolver<'_> {
             );
         }
         agents
-    }
-
-    fn operators(&mut self, written: &file::Config) -> BTreeMap<Arc<str>, Operator> {
-        let mut operators = BTreeMap::new();
-        for (name, spanned) in &written.operators {
-            if !is_name(name) {
-                self.wrong(
-                    spanned,
-                    format!("{name:?} cannot be an operator's name"),
-                    NAME_HELP,
-                );
-            }
-            operators.insert(
-                name.as_str().into(),
-                Operator {
-                    roles: spanned.value.roles.clone(),
-                },
-            );
-        }
-        operators
-    }
-
-    fn tiers(&mut self, written: &file::Config) -> BTreeMap<Arc<str>, Tier> {
-        let mut tiers = BTreeMap::new();
-        for (name, spanned) in &written.tiers {
-            let tier = &spanned.value;
-            let members = written
-                .operators
-                .values()
-                .filter(|operator| operator.value.roles.contains(&tier.role))
-                .count();
-            if tier.approvals == 0 {
-                self.wrong(
-                    spanned,
-                    format!("tier {name} needs no approval at all"),
-                    "approvals must be 1 or more",
-                );
-            } else if members < usize::try_from(tier.approvals).unwrap_or(usize::MAX) {
-                self.wrong(
-                    spanned,
-                    format!(
-                        "tier {name} needs {} people, but role {} has {members}",
-                        tier.approvals, tier.role
-                    ),
-                    "nothing parked there could ever be approved: give the role to more operators",
-                );
-            }
-            if tier.expires_in_seconds == 0 {
-                self.wrong(
-                    spanned,
-                    format!("tier {name} expires at once"),
-                    "expires_in_seconds must be 1 or more",
-                );
-            }
-            tiers.insert(
-                name.as_str().into(),
-                Tier {
-                    role: tier.role.clone(),
-                    approvals: tier.approvals,
-                    expires_in: Duration::from_secs(tier.expires_in_seconds),
-                },
-            );
-        }
-        tiers
     }
 }
 

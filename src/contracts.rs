@@ -26,7 +26,7 @@ mod wiring;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use http::Method;
 use jsonschema::Validator;
@@ -42,7 +42,7 @@ pub use self::{
     outbound::{BuildError, UpstreamRequest},
     violation::{MAX_VIOLATIONS, Violation},
 };
-use crate::call::Consequence;
+use crate::call::{ClassRule, Consequence};
 
 /// One tool, as its contract describes it.
 pub struct Contract {
@@ -76,6 +76,8 @@ pub struct Contract {
     pub before: Option<Before>,
     /// JSON pointers to those parts of a 2xx answer that tell what was changed.
     pub changed: Vec<String>,
+    /// What agents get of values of a class in the answers of this tool, where that is not as the config says.
+    pub answers: BTreeMap<String, ClassRule>,
     /// `sha256:` and the digest of `canonical`: the contract's version.
     pub digest: String,
     /// The whole contract in closed form, as RFC 8785 text.

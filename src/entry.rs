@@ -57,6 +57,31 @@ impl Redacted {
     }
 }
 
+/// How much of a value is recorded.
+#[derive(Debug, Clone, Copy)]
+pub struct Caps {
+    /// The longest text, in bytes. Of a longer one the beginning is recorded, with its length and the keyed digest of the whole.
+    pub text_bytes: usize,
+    /// The longest value of a column, in bytes of RFC 8785 JSON, but for the markers that say what was left out.
+    pub document_bytes: usize,
+}
+
+impl Caps {
+    /// The smallest cap: below it nobody could tell what was recorded.
+    pub const LEAST_BYTES: usize = 256;
+    /// The largest: a row of five such values is still one that PostgreSQL and a reader can hold.
+    pub const MOST_BYTES: usize = 1_048_576;
+}
+
+impl Default for Caps {
+    fn default() -> Self {
+        Self {
+            text_bytes: 4_096,
+            document_bytes: 32_768,
+        }
+    }
+}
+
 /// What an entry tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -32,6 +32,7 @@ pub async fn issue(
         owner: owner.into(),
         expires_at,
         hash: ring.api_key_hash(key.expose()),
+        secret_id: Some(ring.secret_id()),
     };
     let entry = Entry {
         agent: (kind == KeyKind::Agent).then(|| owner.into()),
@@ -53,6 +54,19 @@ pub async fn issue(
     transaction.commit().await?;
     connection.close().await?;
     Ok((known.id, key))
+}
+
+/// What depends on which master secret.
+///
+/// # Errors
+/// When the database is away.
+pub async fn dependents(options: &PgConnectOptions) -> anyhow::Result<Vec<store::keys::Dependent>> {
+    let mut connection = PgConnection::connect_with(options)
+        .await
+        .context("cannot reach the database: is the gateway running?")?;
+    let found = store::keys::dependents(&mut connection).await?;
+    connection.close().await?;
+    Ok(found)
 }
 
 /// Whether a key is in force.

@@ -50,6 +50,17 @@ pub struct KnownKey {
     pub expires_at: Option<Timestamp>,
     /// HMAC-SHA-256 of the key.
     pub hash: [u8; 32],
+    /// The id of the master secret under which that was made; unknown for keys from before ids.
+    pub secret_id: Option<String>,
+}
+
+/// A key that opens.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'a> {
+    /// The key.
+    pub key: &'a KnownKey,
+    /// Its hash was made under an older master secret: it must be made anew before that secret can be retired.
+    pub outdated: bool,
 }
 
 /// A new random key.
@@ -106,14 +117,30 @@ impl KnownKeys {
         kind: KeyKind,
         key: &str,
         now: Timestamp,
-    ) -> Option<&KnownKey> {
+    ) -> Option<Found<'_>> {
         if !is_well_formed(kind, key) {
             return None;
         }
+        let opens = |hash: &[u8; 32], outdated| {
+            self.by_hash
+                .get(hash)
+                .filter(|known| known.kind == kind)
+                .filter(|known| known.expires_at.is_none_or(|end| now < end))
+                .map(|key| Found { key, outdated })
+        };
+        opens(&ring.api_key_hash(key), false).or_else(|| {
+            ring.older_api_key_hashes(key)
+                .find_map(|hash| opens(&hash, true))
+        })
+    }
+
+    /// How many keys were hashed under a master secret that is none of these, and open nothing.
+    pub fn lost(&self, secret_ids: &[String]) -> usize {
         self.by_hash
-            .get(&ring.api_key_hash(key))
-            .filter(|known| known.kind == kind)
-            .filter(|known| known.expires_at.is_none_or(|end| now < end))
+            .values()
+            .filter_map(|key| key.secret_id.as_ref())
+            .filter(|id| !secret_ids.contains(id))
+            .count()
     }
 }
 
@@ -134,6 +161,7 @@ mod tests {
                 owner: "support-bot".into(),
                 expires_at,
                 hash: ring.api_key_hash(key.expose()),
+                secret_id: None,
             }])
         };
         let keys = known(None);

@@ -28,8 +28,11 @@ mod forward;
 mod identify;
 mod park;
 mod record;
+mod references;
 mod resume;
+mod same;
 mod seen;
+mod shown;
 
 pub use answer::Reply;
 pub use authorize::Permit;
@@ -38,6 +41,7 @@ pub(crate) use identify::{agent, owner_of_key};
 pub use park::{Kept, Standing, standing};
 pub use record::Recorded;
 pub use resume::resume;
+pub use same::IdempotencyKey;
 
 /// How a call came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +143,7 @@ pub struct ToolCall {
     /// The agent's own justification.
     pub words: Option<String>,
     /// The agent's key for this request.
-    pub idempotency_key: Option<String>,
+    pub idempotency_key: Option<IdempotencyKey>,
     /// The call for which this one reads the state before.
     pub before_of: Option<CallId>,
     /// What to do while it is parked.
@@ -182,7 +186,7 @@ async fn steps(
 ) -> Result<Reply, Refusal> {
     let caller = identify::identify(app, &arrival.headers, arrival.received_at, trail).await?;
     let call = contract::check(app, caller, arrival, trail).await?;
-    if let Some(kept) = park::same_key(app, &call).await? {
+    if let Some(kept) = same::same_key(app, &call).await? {
         return Ok(park::reply(app, &call, kept).await);
     }
     match authorize::authorize(app, call, &authorize::Earned::none(), trail)? {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     ids::CallId,
     reason::{Reason, Refusal},
+    redaction::detectors::named,
 };
 
 /// Status and title of each reason.
@@ -94,13 +95,21 @@ pub fn document(refusal: &Refusal, call: Option<&CallId>) -> Value {
     put("title", json!(title));
     put("status", json!(status.as_u16()));
     put("code", json!(refusal.reason.code()));
-    put("detail", json!(refusal.detail));
+    // Whatever a message was made of, nothing that the detectors know stands in it.
+    put("detail", json!(named(&refusal.detail)));
     if let Some(call) = refusal.call.as_ref().or(call) {
         put("call", json!(call));
         put("executed", json!(refusal.executed));
     }
     if !refusal.errors.is_empty() {
-        put("errors", json!(refusal.errors));
+        let errors: Vec<Value> = refusal
+            .errors
+            .iter()
+            .map(
+                |error| json!({"pointer": named(&error.pointer), "message": named(&error.message)}),
+            )
+            .collect();
+        put("errors", json!(errors));
     }
     if !refusal.policies.is_empty() || refusal.reason == Reason::DeniedByPolicy {
         put("policies", json!(refusal.policies));

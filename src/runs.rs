@@ -304,6 +304,7 @@ impl Runs {
             .act(move |connection| {
                 async move {
                     let ended = store::runs::end(connection, &kept.id, &kept.agent, now).await?;
+                    store::references::erase(connection).await?;
                     let entry = Entry {
                         run_id: Some(kept.id.clone()),
                         agent: Some(Arc::clone(&kept.agent)),

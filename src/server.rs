@@ -35,8 +35,7 @@ use crate::{
     http as routes,
     postgres::BuiltIn,
     reason::{Reason, Refusal},
-    redaction,
-    secrets::Keyring,
+    redaction::{self, Redactor},
     signing,
     sinks::Sinks,
     workers,
@@ -74,11 +73,12 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         redaction::detectors::ready(),
         "the detectors of sensitive values do not work"
     );
-    let keyring = Arc::new(Keyring::new(&config.master_secret)?);
+    let keyring = Arc::new(config.keyring()?);
+    let redactor = Arc::new(Redactor::new(Arc::clone(&keyring), config.limits.recorded));
     let recorder = Recorder::start(
         gateway.clone(),
         config.limits.record_timeout,
-        Arc::clone(&keyring),
+        Arc::clone(&redactor),
         checkpoints(&config)?,
     )
     .await
@@ -87,7 +87,7 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         .max_connections(READERS)
         .acquire_timeout(config.limits.record_timeout)
         .connect_lazy_with(gateway.application_name("toolgate reader"));
-    let app = Arc::new(App::new(config, rules, pool, recorder, keyring).await?);
+    let app = Arc::new(App::new(config, rules, pool, recorder, keyring, redactor).await?);
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
     workers::start(&app, &stop);

@@ -11,6 +11,7 @@ pub mod instances;
 pub mod keys;
 pub mod kill_switches;
 pub mod provision;
+pub mod references;
 pub mod runs;
 
 /// Why the database did not do what it was asked.

@@ -61,6 +61,13 @@ pub fn start(app: &Arc<App>, stop: &CancellationToken) {
     every(
         app,
         stop,
+        Duration::from_secs(60),
+        "erase_references",
+        upkeep::erase_references,
+    );
+    every(
+        app,
+        stop,
         Duration::from_secs(3_600),
         "ensure_partitions",
         upkeep::ensure_partitions,

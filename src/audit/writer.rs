@@ -21,8 +21,7 @@ use crate::{
     clock::{self, Timestamp},
     entry::{Entry, Kind, chain::Hash},
     ids::{CallId, InstanceId},
-    redaction::scrub,
-    secrets::Keyring,
+    redaction::Redactor,
     store::{self, StoreError},
 };
 
@@ -63,7 +62,7 @@ pub(super) struct Writer {
     connection: Option<PgConnection>,
     healthy: Arc<AtomicBool>,
     chain: Chain,
-    keys: Arc<Keyring>,
+    redactor: Arc<Redactor>,
     /// What must be committed next, in order. Empty while all is well and nobody calls.
     pending: VecDeque<Queued>,
     /// When the first of them was last tried: the time that it bears if that try happened after all.
@@ -87,14 +86,14 @@ impl Writer {
         connection: PgConnection,
         instance: InstanceId,
         healthy: Arc<AtomicBool>,
-        keys: Arc<Keyring>,
+        redactor: Arc<Redactor>,
     ) -> Self {
         Self {
             options,
             connection: Some(connection),
             healthy,
             chain: Chain::new(instance),
-            keys,
+            redactor,
             pending: VecDeque::new(),
             tried_at: clock::now(),
             tried: Vec::new(),
@@ -195,7 +194,7 @@ impl Writer {
         }
         // The gateway's own public keys, which must stand as they are.
         if queued.entry.kind != Some(Kind::SigningKeyChanged) {
-            scrub(&mut queued.entry, &self.keys);
+            self.redactor.scrub(&mut queued.entry);
         }
         self.pending.push_back(queued);
     }
@@ -375,14 +374,14 @@ impl Writer {
         let Some(connection) = self.connection.as_mut() else {
             return Acted::Undone;
         };
-        let (chain, keys, latest) = (&self.chain, &self.keys, &mut self.latest);
+        let (chain, redactor, latest) = (&self.chain, &self.redactor, &mut self.latest);
         // What COMMIT was asked for: from then on it may have happened without our learning of it.
         let mut asked = None;
         let all = async {
             let mut transaction = connection.begin().await?;
             let mut entries = work(&mut transaction).await?;
             for entry in &mut entries {
-                scrub(entry, keys);
+                redactor.scrub(entry);
             }
             let at = risen(latest);
             let (rows, hashes) = chain.linked(at, entries.iter());

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
 
-use crate::yaml::Spanned;
+use crate::{call::ClassRules, yaml::Spanned};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -12,12 +12,16 @@ pub(super) struct Config {
     pub listeners: Listeners,
     pub database: Database,
     pub master_secret: Spanned<String>,
+    #[serde(default)]
+    pub previous_master_secrets: Vec<Spanned<String>>,
     pub tools: PathBuf,
     pub policies: PathBuf,
     #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
     pub checkpoints: Checkpoints,
+    #[serde(default)]
+    pub answers: ClassRules,
     pub apis: BTreeMap<String, Spanned<Api>>,
     pub agents: BTreeMap<String, Spanned<Agent>>,
     pub operators: BTreeMap<String, Spanned<Operator>>,
@@ -55,6 +59,9 @@ pub(super) struct Limits {
     pub max_wait_seconds: u64,
     pub record_timeout_ms: u64,
     pub shutdown_timeout_seconds: u64,
+    pub max_recorded_text_bytes: Option<Spanned<usize>>,
+    pub max_recorded_document_bytes: Option<Spanned<usize>>,
+    pub max_references_per_run: u32,
 }
 
 impl Default for Limits {
@@ -67,6 +74,9 @@ impl Default for Limits {
             max_wait_seconds: 300,
             record_timeout_ms: 2_000,
             shutdown_timeout_seconds: 20,
+            max_recorded_text_bytes: None,
+            max_recorded_document_bytes: None,
+            max_references_per_run: 1_000,
         }
     }
 }
@@ -170,6 +180,7 @@ pub(super) struct Tier {
     pub role: String,
     pub approvals: u32,
     pub expires_in_seconds: u64,
+    pub shows: Option<Vec<Spanned<String>>>,
 }
 
 fn default_agents() -> SocketAddr {

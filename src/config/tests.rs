@@ -78,6 +78,44 @@ fn every_problem_is_reported_with_its_place() {
 }
 
 #[test]
+fn master_secrets_that_are_short_stand_twice_or_stand_in_the_file_are_told_of() {
+    let with = |list: &str| {
+        GOOD.replace(
+            "tools: tools",
+            &format!("previous_master_secrets: [{list}]\ntools: tools"),
+        )
+    };
+    let told = |list: &str| {
+        let variables = variables()
+            .with("OLD", "an older master secret of enough length")
+            .with("OLDER", " an older master secret of enough length ")
+            .with("SHORT", "short");
+        let file = SourceFile::new("/etc/toolgate/toolgate.yaml", with(list).as_str());
+        let (config, findings) = load(&file, &variables);
+        assert_eq!(config.is_none(), !findings.is_empty());
+        findings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told("'${env:OLD}'"), Vec::<String>::new());
+    for (list, message) in [
+        ("'${env:SHORT}'", "at least 32 characters"),
+        ("'${env:MASTER}'", "stands twice"),
+        ("'${env:OLD}', '${env:OLDER}'", "stands twice"),
+        (
+            "an older master secret in the file itself",
+            "in the config file itself",
+        ),
+        ("'${env:TOOLGATE_TEST_UNSET}'", "TOOLGATE_TEST_UNSET"),
+    ] {
+        let found = told(list);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(
+            found[0].starts_with("/etc/toolgate/toolgate.yaml:4:") && found[0].contains(message),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
 fn unknown_fields_loose_booleans_and_duplicates_are_refused() {
     for bad in [
         GOOD.replace("tools: tools", "tools: tools\ntolos: x"),

@@ -44,6 +44,7 @@ pub(super) fn assemble(
         limits: options.limits,
         before: effects.before,
         changed: effects.changed,
+        answers: effects.answers,
         digest: String::new(),
         canonical: String::new(),
         validator: compiled.validator?,
@@ -99,6 +100,9 @@ fn in_full(contract: &Contract) -> Value {
         }
         if !contract.changed.is_empty() {
             whole.insert("changed".to_owned(), json!(contract.changed));
+        }
+        if !contract.answers.is_empty() {
+            whole.insert("answers".to_owned(), json!(contract.answers));
         }
     }
     whole

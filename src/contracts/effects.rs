@@ -1,5 +1,5 @@
-//! What a contract says about the traces of a call: the read that fetches the state before, and the parts of the answer that
-//! tell what was changed.
+//! What a contract says about the traces of a call: the read that fetches the state before, the parts of the answer that tell
+//! what was changed, and what agents get of sensitive values in it.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -11,6 +11,7 @@ use super::{
     reader::{Reader, Spot},
     source::{Node, Yaml},
 };
+use crate::call::{ByClass, ClassRule};
 
 /// The most pointers in `changed`.
 const MAX_CHANGED: usize = 32;
@@ -37,11 +38,12 @@ pub enum OnFailure {
     Proceed,
 }
 
-/// Both fields together.
+/// The fields together.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Effects {
     pub before: Option<Before>,
     pub changed: Vec<String>,
+    pub answers: BTreeMap<String, ClassRule>,
 }
 
 /// A before read whose tool must be looked at once every file is read.
@@ -92,7 +94,32 @@ pub(super) fn read(reader: &mut Reader<'_>, tool: &Node) -> Effects {
             .get("before")
             .and_then(|(_, node)| before(reader, node)),
         changed: changed(reader, tool),
+        answers: tool
+            .get("answers")
+            .map(|(_, node)| answers(reader, node))
+            .unwrap_or_default(),
     }
+}
+
+fn answers(reader: &mut Reader<'_>, node: &Node) -> BTreeMap<String, ClassRule> {
+    let mut found = BTreeMap::new();
+    if !reader.mapping(node, "`answers`", &ByClass::CLASSES) {
+        return found;
+    }
+    let choices = [
+        ("pass", ClassRule::Pass),
+        ("mask", ClassRule::Mask),
+        ("drop", ClassRule::Drop),
+        ("token", ClassRule::Token),
+    ];
+    for (class, value) in node.entries() {
+        if let Some(text) = reader.text(value, "a rule of `answers`")
+            && let Some(rule) = reader.choice(&text, "rule for answers", &choices)
+        {
+            found.insert(class.name.clone(), rule);
+        }
+    }
+    found
 }
 
 fn before(reader: &mut Reader<'_>, node: &Node) -> Option<Before> {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::diagnostics::{Finding, SourceFile};
 
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 19] = [
     "name",
     "description",
     "api",
@@ -41,6 +41,7 @@ const FIELDS: [&str; 18] = [
     "limits",
     "before",
     "changed",
+    "answers",
 ];
 
 const MAX_BODY_BYTES: u64 = 16 << 20;

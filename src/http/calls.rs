@@ -84,7 +84,7 @@ pub(super) async fn tools(
                 "consequence": contract.consequence,
                 "contract": contract.digest,
                 "input": contract.input,
-                "output": contract.output,
+                "output": app.tools.get(&contract.name).and_then(|tool| tool.shown_output.as_ref()),
             })
         })
         .collect();

@@ -14,7 +14,6 @@ use crate::{
     pipeline,
     policy::{OperatorAction, OperatorContext, OperatorResource},
     reason::{Reason, Refusal},
-    redaction::redact_text,
 };
 
 pub(super) mod approvals;
@@ -99,5 +98,5 @@ fn reason(app: &App, text: &str) -> Result<String, Refusal> {
             format!("\"reason\" must say why, in at most {REASON_BYTES} bytes."),
         ));
     }
-    Ok(redact_text(text, &app.keyring).0)
+    Ok(app.redactor.text(text))
 }

@@ -21,7 +21,6 @@ use crate::{
     ids::RunId,
     pipeline,
     reason::{Reason, Refusal},
-    redaction::redact_text,
     runs::{NewRun, RunError},
 };
 
@@ -57,8 +56,9 @@ pub(super) async fn open(
     let opening: Opening =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
     let mut new = checked(&agent, opening)?;
-    // It is kept, shown and recorded in clear.
-    new.purpose = redact_text(&new.purpose, &app.keyring).0;
+    // Both are kept, shown and recorded in clear. Who started a run is looked for by a name, which may be an address.
+    new.triggered_by = app.redactor.identity(&new.triggered_by);
+    new.purpose = app.redactor.text(&new.purpose);
     let run = app
         .runs
         .open(&agent, new, now)

@@ -138,7 +138,7 @@ fn the_read(app: &App, call: &ToolCall, wanted: &Before, id: CallId) -> Result<T
     let format = tool.contract.body_formats().first().copied();
     let request = contract::build(&tool, &arguments, format)?;
     let digest = contract::digest(app, &call.caller, &tool, &arguments);
-    let redacted = tool.marks.redact(&arguments, &app.keyring);
+    let redacted = app.redactor.redact(&tool.marks, &arguments);
     Ok(ToolCall {
         id,
         surface: Surface::Before,

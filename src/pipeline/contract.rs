@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 
-use super::{Arrival, Caller, Prefer, ToolCall, Wanted, record::Trail};
+use super::{Arrival, Caller, Prefer, ToolCall, Wanted, record::Trail, references};
 use crate::{
     app::{App, Tool},
     contracts::{BodyFormat, RequestError, RouteError, UpstreamRequest, Violation},
@@ -28,10 +28,11 @@ pub(super) async fn check(
     trail: &mut Trail,
 ) -> Result<ToolCall, Refusal> {
     no_upgrade(&arrival.headers)?;
-    let idempotency_key = idempotency_key(&arrival.headers)?;
+    let idempotency_key = idempotency_key(&arrival.headers)?
+        .map(|key| super::IdempotencyKey::of(&caller.agent.name, key));
     let traceparent = traceparent(&arrival.headers);
     let prefer = prefer(&arrival.headers, app.config.limits.max_wait.as_secs());
-    let (tool, arguments, format, words) = match arrival.wanted {
+    let (tool, mut arguments, format, words) = match arrival.wanted {
         Wanted::Request {
             method,
             raw_path,
@@ -70,12 +71,13 @@ pub(super) async fn check(
             (tool, Value::Object(arguments), format, words)
         }
     };
+    references::resolve(app, &caller, &tool, &mut arguments).await?;
     if let Err(violations) = tool.contract.validate(&arguments) {
         return Err(invalid(violations));
     }
     let request = build(&tool, &arguments, format)?;
     let digest = digest(app, &caller, &tool, &arguments);
-    let redacted = tool.marks.redact(&arguments, &app.keyring);
+    let redacted = app.redactor.redact(&tool.marks, &arguments);
     trail.arguments = Some(redacted.clone());
     trail.digest = Some(Arc::clone(&digest));
     trail.words.clone_from(&words);
@@ -121,6 +123,26 @@ pub(super) fn digest(app: &App, caller: &Caller, tool: &Tool, arguments: &Value)
         &tool.name,
     );
     app.keyring.call_digest(&text).into()
+}
+
+/// The digests of a call under the older master secrets, newest first: a call that was kept before a rotation bears one of them.
+pub(super) fn older_digests(
+    app: &App,
+    caller: &Caller,
+    tool: &Tool,
+    arguments: &Value,
+) -> Vec<String> {
+    if !app.keyring.has_older() {
+        return Vec::new();
+    }
+    let text = identity(
+        &caller.agent.name,
+        arguments,
+        &tool.digest,
+        caller.run.id.as_str(),
+        &tool.name,
+    );
+    app.keyring.older_call_digests(&text).collect()
 }
 
 /// RFC 8785 JSON of `{"agent", "arguments", "contract", "run", "tool"}`, put together from its parts so that the arguments are
@@ -329,7 +351,7 @@ fn no_upgrade(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -339,7 +361,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
         .ok()
         .filter(|key| !key.is_empty() && key.len() <= IDEMPOTENCY_KEY_BYTES);
     match (key, values.next()) {
-        (Some(key), None) => Ok(Some(key.to_owned())),
+        (Some(key), None) => Ok(Some(key)),
         _ => Err(Refusal::new(
             Reason::MalformedBody,
             format!(

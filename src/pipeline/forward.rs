@@ -9,7 +9,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{Surface, ToolCall, authorize, record::Recorded, seen::Seen};
+use super::{Surface, ToolCall, authorize, record::Recorded, seen::Seen, shown};
 use crate::{
     app::{ApiClient, App},
     clock::{self, Timestamp},
@@ -92,8 +92,9 @@ pub(super) async fn forward(app: &App, recorded: Recorded) -> Exchange {
     };
     let received = match prepare(app, call) {
         Ok((client, request)) => {
-            // A kept answer must be whole, so that the same request to come gets it.
+            // A kept answer must be whole, so that the same request to come gets it; and so must one that rules are applied to.
             let stream = call.tool.contract.stream
+                && call.tool.answer_rules.is_none()
                 && call.surface == Surface::Transparent
                 && !recorded.is_kept();
             send(app, client, call, request, stream, &gate).await
@@ -154,17 +155,22 @@ async fn send(
         max_answer_bytes: contract.limits.answer_bytes,
     };
     match client.upstream.send(request, limits, gate).await {
-        Ok(answer) => hold_to_contract(
-            app,
-            call,
-            ApiAnswer {
+        Ok(answer) => {
+            let answer = ApiAnswer {
                 status: answer.status,
                 headers: answer.headers,
                 body: answer.body,
                 violation: None,
                 seen: Seen::default(),
-            },
-        ),
+            };
+            match hold_to_contract(app, call, answer) {
+                (Received::Whole(mut answer), value) => {
+                    shown::show(app, call, &mut answer, value).await;
+                    Received::Whole(answer)
+                }
+                (other, _) => other,
+            }
+        }
         Err(error) => lost(call, &error),
     }
 }
@@ -246,25 +252,30 @@ fn hold_to_halt(app: &App, call: &ToolCall, received: Received) -> Received {
     }
 }
 
-/// Holds an answer against the contract and notes what is recorded of it.
-fn hold_to_contract(app: &App, call: &ToolCall, mut answer: ApiAnswer) -> Received {
+/// Holds an answer against the contract and notes what is recorded of it. With the value of the body, where that was read.
+fn hold_to_contract(
+    app: &App,
+    call: &ToolCall,
+    mut answer: ApiAnswer,
+) -> (Received, Option<Value>) {
     let contract = &call.tool.contract;
     if contract.output.is_none() || !answer.status.is_success() {
         answer.seen = Seen::digest_of(app, &answer.body);
-        return Received::Whole(answer);
+        return (Received::Whole(answer), None);
     }
     let violations = match json::parse(&answer.body) {
         Err(error) => vec![json!({"pointer": "", "message": error.to_string()})],
-        Ok(body) => match contract.validate_output(answer.status.as_u16(), &body) {
+        Ok(mut body) => match contract.validate_output(answer.status.as_u16(), &body) {
             Ok(()) => {
-                Seen::fitting(app, call, &mut answer, body);
-                return Received::Whole(answer);
+                Seen::fitting(app, call, &mut answer, &mut body);
+                return (Received::Whole(answer), Some(body));
             }
             Err(violations) => violations
                 .into_iter()
-                .map(
-                    |violation| json!({"pointer": violation.pointer, "message": violation.message}),
-                )
+                .map(|violation| match call.tool.output_marks.cover(&violation.pointer) {
+                    Some(cover) => json!({"pointer": cover, "message": "does not fit within a value that is marked as a whole"}),
+                    None => json!({"pointer": violation.pointer, "message": violation.message}),
+                })
                 .collect(),
         },
     };
@@ -272,7 +283,7 @@ fn hold_to_contract(app: &App, call: &ToolCall, mut answer: ApiAnswer) -> Receiv
     let violation = json!({ "output": violations });
     if contract.on_output_violation == OnOutputViolation::Report {
         answer.violation = Some(violation);
-        return Received::Whole(answer);
+        return (Received::Whole(answer), None);
     }
     let mut refusal = Refusal::new(
         Reason::UpstreamAnswerInvalid,
@@ -280,12 +291,13 @@ fn hold_to_contract(app: &App, call: &ToolCall, mut answer: ApiAnswer) -> Receiv
     );
     refusal.executed = Some(true);
     refusal.audit_detail = Some(violation);
-    Received::Failed {
+    let failed = Received::Failed {
         refusal,
         outcome: Outcome::Failed,
         status: Some(answer.status.as_u16()),
         seen: answer.seen,
-    }
+    };
+    (failed, None)
 }
 
 /// What it means that there is no answer.

@@ -67,8 +67,12 @@ pub(crate) fn owner_of_key(
         return None;
     }
     let keys = Arc::clone(&app.keys.read());
-    keys.find(&app.keyring, kind, key.trim(), now)
-        .map(|known| Arc::clone(&known.owner))
+    let key = key.trim();
+    let found = keys.find(&app.keyring, kind, key, now)?;
+    if found.outdated {
+        app.rehash(found.key, key);
+    }
+    Some(Arc::clone(&found.key.owner))
 }
 
 async fn run(

@@ -7,7 +7,13 @@ use futures::FutureExt as _;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use super::{Reply, Surface, ToolCall, authorize::Parking, forward::ApiAnswer, record::unrecorded};
+use super::{
+    Reply, Surface, ToolCall,
+    authorize::Parking,
+    forward::ApiAnswer,
+    record::unrecorded,
+    same::{older, same_key},
+};
 use crate::{
     app::App,
     entry::{Decision, Entry, Kind},
@@ -100,6 +106,10 @@ fn ended(call: &CallId, row: &CallRow, otherwise: Reason) -> Refusal {
         .and_then(Reason::from_code)
         .unwrap_or(otherwise);
     let words = match row.state.as_str() {
+        "completed" if row.answer.is_some() => {
+            tracing::error!(%call, "a kept answer does not open with the master secrets of the config");
+            "The call was executed, but its answer was sealed with a master secret that the gateway no longer has. Do not repeat it; tell an operator.".to_owned()
+        }
         "completed" => {
             "The call was executed, but its answer is no longer kept. Do not repeat it.".to_owned()
         }
@@ -113,40 +123,6 @@ fn ended(call: &CallId, row: &CallRow, otherwise: Reason) -> Refusal {
     refusal.approval = row.approval_id.as_deref().and_then(|id| id.parse().ok());
     refusal.executed = row.executed;
     refusal
-}
-
-/// The call that this agent began with the same idempotency key, if it sent one.
-pub(super) async fn same_key(app: &App, call: &ToolCall) -> Result<Option<Kept>, Refusal> {
-    let Some(key) = call.idempotency_key.as_deref() else {
-        return Ok(None);
-    };
-    let away = |error: store::StoreError| {
-        tracing::warn!(%error, "a kept call could not be looked up");
-        Refusal::record_unavailable()
-    };
-    let mut connection = app
-        .pool
-        .acquire()
-        .await
-        .map_err(|error| away(error.into()))?;
-    let found = store::calls::same_request(
-        &mut connection,
-        &call.caller.agent.name,
-        Some(key),
-        &call.caller.run.id,
-        &call.digest,
-    )
-    .await
-    .map_err(away)?;
-    drop(connection);
-    match found {
-        None => Ok(None),
-        Some(row) if *row.digest == *call.digest => standing(app, row).map(Some),
-        Some(_) => Err(Refusal::new(
-            Reason::IdempotencyKeyReused,
-            "This Idempotency-Key was used for another request (tool, arguments or run differ). Nothing was sent: use a new key for a new call.",
-        )),
-    }
 }
 
 /// What parking came to.
@@ -270,6 +246,9 @@ async fn keep(
     let call = Arc::new(call);
     let (kept, approval) = (Arc::clone(&call), approval.clone());
     let policy_digest = Arc::clone(&app.policy_digest);
+    let mut digests = vec![call.digest.to_string()];
+    digests.extend(older(app, &call));
+    let secret_id = app.keyring.secret_id();
     let parked = app
         .recorder
         .act(move |connection| {
@@ -282,7 +261,7 @@ async fn keep(
                         &agent.name,
                         None,
                         &kept.caller.run.id,
-                        &kept.digest,
+                        &digests,
                     )
                     .await?
                 {
@@ -301,7 +280,8 @@ async fn keep(
                         tool: &tool.name,
                         digest: &kept.digest,
                         contract_digest: &tool.digest,
-                        idempotency_key: kept.idempotency_key.as_deref(),
+                        secret_id: &secret_id,
+                        idempotency_key: kept.idempotency_key.as_ref().map(|key| key.kept.as_str()),
                         sealed: Some(&sealed),
                         state: "parked",
                         received_at: kept.received_at,

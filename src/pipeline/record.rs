@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt as _;
+use http::Method;
 use serde_json::{Value, json};
 
 use super::{
@@ -18,7 +19,8 @@ use crate::{
     clock::{self, Timestamp},
     entry::{Decision, Entry, Kind, Outcome, Redacted},
     ids::{ApprovalId, CallId, RunId},
-    reason::{Reason, Refusal},
+    reason::{FieldError, Reason, Refusal},
+    redaction::Marks,
     store::{
         self,
         calls::{Ending, NewCall},
@@ -47,10 +49,20 @@ pub(super) struct Trail {
     request: Option<Value>,
 }
 
+/// A method by its name, unless the agent made it up.
+fn known(method: &Method) -> &'static str {
+    [
+        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
+    ]
+    .into_iter()
+    .find(|name| method == *name)
+    .unwrap_or("another")
+}
+
 impl Trail {
     pub fn new(arrival: &Arrival) -> Self {
         let request = match &arrival.wanted {
-            Wanted::Request { method, .. } => Some(json!({"method": method.as_str()})),
+            Wanted::Request { method, .. } => Some(json!({"method": known(method)})),
             Wanted::Tool { .. } => None,
         };
         Self {
@@ -86,12 +98,24 @@ impl Trail {
     }
 }
 
+/// Violations as they may be recorded: within a value that is marked as a whole, names are part of what is marked.
+fn violations(marks: Option<&Marks>, errors: &[FieldError]) -> Vec<Value> {
+    errors
+        .iter()
+        .map(|error| match marks.and_then(|marks| marks.cover(&error.pointer)) {
+            Some(cover) => json!({"pointer": cover, "message": "does not fit the contract within a value that is marked as a whole"}),
+            None => json!(error),
+        })
+        .collect()
+}
+
 /// Records a refusal. Gives the refusal that the caller gets: the same one, unless it cannot be recorded at all.
 pub(super) async fn refusal(app: &App, trail: &Trail, refusal: Refusal) -> Refusal {
     let now = clock::now();
     let mut detail = refusal.audit_detail.clone();
     if !refusal.errors.is_empty() {
-        detail = Some(json!({ "errors": refusal.errors }));
+        let marks = trail.tool.as_ref().map(|tool| &tool.marks);
+        detail = Some(json!({ "errors": violations(marks, &refusal.errors) }));
     } else if trail.tool.is_none() && detail.is_none() {
         detail.clone_from(&trail.request);
     }
@@ -281,6 +305,7 @@ async fn keyed_intent(app: &App, permit: Permit, entry: Entry) -> Result<Begun, 
     let (agent, tool) = (Arc::clone(&call.caller.agent.name), Arc::clone(&call.tool));
     let (digest, key) = (Arc::clone(&call.digest), call.idempotency_key.clone());
     let received_at = call.received_at;
+    let secret_id = app.keyring.secret_id();
     let added = app
         .recorder
         .act(move |connection| {
@@ -292,7 +317,8 @@ async fn keyed_intent(app: &App, permit: Permit, entry: Entry) -> Result<Begun, 
                     tool: &tool.name,
                     digest: &digest,
                     contract_digest: &tool.digest,
-                    idempotency_key: key.as_deref(),
+                    secret_id: &secret_id,
+                    idempotency_key: key.as_ref().map(|key| key.kept.as_str()),
                     sealed: None,
                     state: "executing",
                     received_at,
@@ -308,7 +334,7 @@ async fn keyed_intent(app: &App, permit: Permit, entry: Entry) -> Result<Begun, 
         return Ok(Begun::Now(recorded(app, permit, None, true)));
     }
     let (call, _, _) = permit.into_parts();
-    match super::park::same_key(app, &call).await? {
+    match super::same::same_key(app, &call).await? {
         Some(kept) => Ok(Begun::Before(Box::new(call), kept)),
         None => Err(Refusal::record_unavailable()),
     }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderMap, header};
 use serde_json::{Map, Value};
 
-use super::{ToolCall, forward::ApiAnswer};
+use super::{ToolCall, forward::ApiAnswer, shown};
 use crate::{app::App, entry::Redacted};
 
 /// An answer as the record may know it.
@@ -30,23 +29,16 @@ impl Seen {
         }
     }
 
-    /// An answer that fits its contract: notes it, and cuts it to what the contract names.
-    pub(super) fn fitting(app: &App, call: &ToolCall, answer: &mut ApiAnswer, mut value: Value) {
+    /// An answer that fits its contract: notes it, and cuts it and `value`, which it was read as, to what the contract names.
+    pub(super) fn fitting(app: &App, call: &ToolCall, answer: &mut ApiAnswer, value: &mut Value) {
         let tool = &call.tool;
         answer.seen = Self::digest_of(app, &answer.body);
         let cut = tool
             .output_names
             .as_ref()
-            .is_some_and(|names| names.apply(&mut value));
+            .is_some_and(|names| names.apply(value));
         if cut {
-            answer.body = Bytes::from(value.to_string());
-            answer
-                .headers
-                .insert(header::CONTENT_LENGTH, answer.body.len().into());
-            // They were made over the whole.
-            for name in [header::ETAG, header::HeaderName::from_static("digest")] {
-                answer.headers.remove(name);
-            }
+            shown::replace(answer, value.to_string().into());
         }
         let changed: Map<_, _> = tool
             .contract
@@ -55,11 +47,20 @@ impl Seen {
             .filter_map(|pointer| Some((pointer.clone(), value.pointer(pointer)?.clone())))
             .collect();
         let marks = &tool.output_marks;
-        answer.seen.answer = Some(marks.redact(&value, &app.keyring));
+        answer.seen.answer = Some(app.redactor.redact(marks, value));
         answer.seen.changed =
-            (!changed.is_empty()).then(|| marks.redact_parts(&changed, &app.keyring));
+            (!changed.is_empty()).then(|| app.redactor.redact_parts(marks, &changed));
     }
 }
+
+/// Headers that were made over the body as it came.
+pub(super) const NOT_OF_ANOTHER_BODY: [&str; 5] = [
+    "etag",
+    "digest",
+    "content-digest",
+    "repr-digest",
+    "content-md5",
+];
 
 /// Whether the headers of an answer say that its body is JSON.
 pub(super) fn is_json(headers: &HeaderMap) -> bool {

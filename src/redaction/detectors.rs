@@ -176,6 +176,22 @@ pub fn find(field: Option<&str>, text: &str) -> Vec<Finding> {
     found
 }
 
+/// A text in which the class and kind of each finding stand in its place: for problem documents, which need no digest.
+pub fn named(text: &str) -> Cow<'_, str> {
+    let found = find(None, text);
+    if found.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let (mut clean, mut at) = (String::with_capacity(text.len()), 0);
+    for finding in found {
+        clean.push_str(text.get(at..finding.range.start).unwrap_or_default());
+        clean.push_str(&format!("[{} {}]", finding.class, finding.kind));
+        at = finding.range.end;
+    }
+    clean.push_str(text.get(at..).unwrap_or_default());
+    Cow::Owned(clean)
+}
+
 /// Behind the first character, or behind a whole token of our own.
 fn next_start(text: &str, at: usize) -> usize {
     let rest = text.get(at..).unwrap_or_default();

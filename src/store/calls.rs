@@ -23,6 +23,7 @@ pub struct CallRow {
     pub tool: String,
     pub digest: String,
     pub contract_digest: String,
+    pub secret_id: Option<String>,
     pub sealed: Option<Vec<u8>>,
     pub state: String,
     pub executed: Option<bool>,
@@ -47,6 +48,8 @@ pub struct NewCall<'a> {
     pub tool: &'a str,
     pub digest: &'a str,
     pub contract_digest: &'a str,
+    /// The id of the master secret under which the digest was made.
+    pub secret_id: &'a str,
     pub idempotency_key: Option<&'a str>,
     pub sealed: Option<&'a [u8]>,
     /// `parked`, or `executing` for a call that is sent at once.
@@ -61,8 +64,8 @@ pub struct NewCall<'a> {
 pub async fn add(connection: &mut PgConnection, call: &NewCall<'_>) -> Result<bool, StoreError> {
     let added = sqlx::query!(
         "INSERT INTO toolgate.calls (call_id, run_id, agent, tool, digest, contract_digest, idempotency_key, sealed,
-                                     state, received_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                                     state, received_at, secret_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          ON CONFLICT (agent, idempotency_key) DO NOTHING",
         call.call_id.as_str(),
         call.run_id.as_str(),
@@ -73,7 +76,8 @@ pub async fn add(connection: &mut PgConnection, call: &NewCall<'_>) -> Result<bo
         call.idempotency_key,
         call.sealed,
         call.state,
-        call.received_at
+        call.received_at,
+        call.secret_id
     )
     .execute(connection)
     .await?;
@@ -87,8 +91,8 @@ pub async fn add(connection: &mut PgConnection, call: &NewCall<'_>) -> Result<bo
 pub async fn find(connection: &mut PgConnection, id: &str) -> Result<Option<CallRow>, StoreError> {
     let found = sqlx::query_as!(
         CallRow,
-        r#"SELECT c.call_id, c.run_id, c.agent, c.tool, c.digest, c.contract_digest, c.sealed, c.state, c.executed,
-                  c.status, c.answer, c.code, c.explanation, c.received_at,
+        r#"SELECT c.call_id, c.run_id, c.agent, c.tool, c.digest, c.contract_digest, c.secret_id, c.sealed, c.state,
+                  c.executed, c.status, c.answer, c.code, c.explanation, c.received_at,
                   a.approval_id AS "approval_id?", a.expires_at AS "expires_at?"
            FROM toolgate.calls c LEFT JOIN toolgate.approvals a USING (call_id)
            WHERE c.call_id = $1"#,
@@ -99,8 +103,9 @@ pub async fn find(connection: &mut PgConnection, id: &str) -> Result<Option<Call
     Ok(found)
 }
 
-/// The call to which the same request belongs: with the agent's idempotency key if one is given, else the latest
-/// with the same digest in the same run that is not over without having been executed for want of a decision or because
+/// The call to which the same request belongs: with the agent's idempotency key, in one of the forms
+/// in which it may be kept, if one is given, else the latest
+/// with the same digest (under one of the master secrets) in the same run that is not over without having been executed for want of a decision or because
 /// it could not be sent.
 ///
 /// # Errors
@@ -108,16 +113,17 @@ pub async fn find(connection: &mut PgConnection, id: &str) -> Result<Option<Call
 pub async fn same_request(
     connection: &mut PgConnection,
     agent: &str,
-    idempotency_key: Option<&str>,
+    idempotency_keys: Option<&[String]>,
     run: &RunId,
-    digest: &str,
+    digests: &[String],
 ) -> Result<Option<CallRow>, StoreError> {
-    let id = match idempotency_key {
-        Some(key) => {
+    let id = match idempotency_keys {
+        Some(keys) => {
             sqlx::query_scalar!(
-                "SELECT call_id FROM toolgate.calls WHERE agent = $1 AND idempotency_key = $2",
+                "SELECT call_id FROM toolgate.calls WHERE agent = $1 AND idempotency_key = ANY ($2)
+                 ORDER BY call_id LIMIT 1",
                 agent,
-                key
+                keys
             )
             .fetch_optional(&mut *connection)
             .await?
@@ -125,11 +131,11 @@ pub async fn same_request(
         None => {
             sqlx::query_scalar!(
                 "SELECT call_id FROM toolgate.calls
-                 WHERE run_id = $1 AND digest = $2 AND state NOT IN ('expired', 'voided')
+                 WHERE run_id = $1 AND digest = ANY ($2) AND state NOT IN ('expired', 'voided')
                    AND NOT (state = 'failed' AND executed IS FALSE) AND idempotency_key IS NULL
                  ORDER BY call_id DESC LIMIT 1",
                 run.as_str(),
-                digest
+                digests
             )
             .fetch_optional(&mut *connection)
             .await?

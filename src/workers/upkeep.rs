@@ -1,4 +1,4 @@
-//! Partitions for the months to come, and connections to APIs that nobody uses.
+//! Partitions for the months to come, values that ended runs knew by reference, and connections to APIs that nobody uses.
 
 use std::sync::Arc;
 
@@ -10,6 +10,16 @@ use crate::{
 pub(super) async fn ensure_partitions(app: Arc<App>) -> Result<(), StoreError> {
     let mut connection = app.pool.acquire().await?;
     store::audit::ensure_partitions(&mut connection).await
+}
+
+/// The values of runs that ended by themselves; an agent's own ending erases them at once.
+pub(super) async fn erase_references(app: Arc<App>) -> Result<(), StoreError> {
+    let mut connection = app.pool.acquire().await?;
+    let erased = store::references::erase(&mut connection).await?;
+    if erased > 0 {
+        tracing::info!(erased, "values of ended runs are erased");
+    }
+    Ok(())
 }
 
 pub(super) async fn close_stale(app: Arc<App>) -> Result<(), StoreError> {

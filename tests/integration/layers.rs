@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the ground up. A module uses what stands in a line above its own, and nothing of its own line.
-const ORDER: [(&[&str], &str); 13] = [
+const ORDER: [(&[&str], &str); 14] = [
     (
         &[
             "ids",
@@ -35,7 +35,6 @@ const ORDER: [(&[&str], &str); 13] = [
     ),
     (
         &[
-            "problem",
             "config",
             "contracts",
             "redaction",
@@ -43,6 +42,10 @@ const ORDER: [(&[&str], &str); 13] = [
             "signing",
         ],
         "each has one outside format or one outside system to itself",
+    ),
+    (
+        &["problem"],
+        "what goes out, without what the detectors know",
     ),
     (
         &["audit", "killswitch", "database", "issuing"],

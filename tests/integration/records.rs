@@ -9,6 +9,7 @@ use crate::support::{World, new_database, options};
 
 mod calls;
 mod faults;
+mod large;
 mod lost;
 mod planted;
 

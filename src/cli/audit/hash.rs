@@ -12,7 +12,6 @@ use crate::{
     cli::check,
     config::{self, Variables},
     redaction,
-    secrets::Keyring,
 };
 
 #[derive(Debug, Args)]
@@ -43,21 +42,36 @@ pub(super) fn run(args: HashArgs) -> anyhow::Result<ExitCode> {
         }
     };
     anyhow::ensure!(!value.is_empty(), "say which value");
-    let keys = Keyring::new(&config.master_secret)?;
-    let tokens = redaction::tokens_of(&value, &keys);
+    let keys = config.keyring()?;
+    let secrets = keys.secret_ids();
+    let tokens: Vec<_> = secrets
+        .iter()
+        .zip(redaction::tokens_by_secret(&value, &keys))
+        .flat_map(|(secret, forms)| {
+            forms
+                .into_iter()
+                .map(move |(form, token)| (secret, form, token))
+        })
+        .collect();
     let mut out = std::io::stdout().lock();
     if args.json {
         let forms: Vec<_> = tokens
             .iter()
-            .map(|(form, token)| serde_json::json!({"form": form, "token": token}))
+            .map(|(secret, form, token)| {
+                serde_json::json!({"form": form, "token": token, "secret": secret})
+            })
             .collect();
         writeln!(out, "{}", serde_json::Value::from(forms))?;
         return Ok(ExitCode::SUCCESS);
     }
-    for (form, token) in &tokens {
-        writeln!(out, "{token}  {form}")?;
+    for (secret, form, token) in &tokens {
+        if secrets.len() == 1 {
+            writeln!(out, "{token}  {form}")?;
+        } else {
+            writeln!(out, "{token}  {form}, under master secret {secret}")?;
+        }
     }
-    let list: Vec<&str> = tokens.iter().map(|(_, token)| token.as_str()).collect();
+    let list: Vec<&str> = tokens.iter().map(|(_, _, token)| token.as_str()).collect();
     writeln!(
         out,
         "\nSELECT * FROM audit.entries WHERE value_tokens && ARRAY['{}'];",

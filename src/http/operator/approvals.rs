@@ -1,7 +1,7 @@
 //! `/v1/approvals`: the calls that wait for people, whole, and the decisions on them. Who looks is recorded, because
 //! what is shown is the real thing.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     Json,
@@ -105,10 +105,10 @@ pub(in crate::http) async fn list(
     let mut data = Vec::with_capacity(rows.len());
     let mut seen = Vec::with_capacity(rows.len());
     for row in rows {
-        let shown = approvals::shown(&app, row)
+        let shown = approvals::shown(&app, &operator, row)
             .await
             .map_err(|error| away(&error))?;
-        seen.push(shown.row.approval_id.clone());
+        seen.push((shown.row.approval_id.clone(), shown.seen.clone()));
         data.push(to_json(&app, &shown));
     }
     viewed(&app, &operator, &seen).await?;
@@ -131,13 +131,13 @@ pub(in crate::http) async fn show(
     )
     .await?;
     let row = approvals::find(&app, &id).await?;
-    let shown = approvals::shown(&app, row)
+    let shown = approvals::shown(&app, &operator, row)
         .await
         .map_err(|error| away(&error))?;
     viewed(
         &app,
         &operator,
-        std::slice::from_ref(&shown.row.approval_id),
+        &[(shown.row.approval_id.clone(), shown.seen.clone())],
     )
     .await?;
     Ok(Json(to_json(&app, &shown)))
@@ -148,15 +148,25 @@ fn away(error: &StoreError) -> Refusal {
     Refusal::record_unavailable()
 }
 
-/// Nothing is shown without a record of who saw it.
-async fn viewed(app: &App, operator: &Arc<str>, approvals: &[String]) -> Result<(), Refusal> {
+/// Nothing is shown without a record of who saw it, and values of which classes in clear.
+async fn viewed(
+    app: &App,
+    operator: &Arc<str>,
+    seen: &[(String, BTreeSet<String>)],
+) -> Result<(), Refusal> {
+    let approvals: Vec<&str> = seen.iter().map(|(id, _)| id.as_str()).collect();
+    let classes: serde_json::Map<String, Value> = seen
+        .iter()
+        .filter(|(_, classes)| !classes.is_empty())
+        .map(|(id, classes)| (id.clone(), json!(classes)))
+        .collect();
     let entry = Entry {
         operator: Some(Arc::clone(operator)),
-        approval_id: match approvals {
+        approval_id: match approvals.as_slice() {
             [only] => only.parse().ok(),
             _ => None,
         },
-        detail: Some(json!({ "approvals": approvals })),
+        detail: Some(json!({ "approvals": approvals, "seen": classes })),
         ..Entry::new(Kind::ApprovalViewed)
     };
     app.recorder
@@ -196,6 +206,7 @@ fn to_json(app: &App, shown: &Shown) -> Value {
         "tool": row.tool,
         "consequence": row.consequence,
         "arguments": shown.arguments,
+        "unreadable": shown.unreadable.then_some(approvals::UNREADABLE),
         "digest": row.digest,
         "tiers": shown.tiers.iter().map(|tier| tier.tier.as_str()).collect::<Vec<_>>(),
         "needs": tiers,

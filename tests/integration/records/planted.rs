@@ -41,13 +41,14 @@ fn log() -> Log {
 }
 
 /// The spellings in which a value could stand somewhere.
-fn spellings(value: &str) -> [String; 4] {
+fn spellings(value: &str) -> [String; 5] {
     let hex = value.bytes().map(|byte| format!("{byte:02x}")).collect();
     let base64 = base64::engine::general_purpose::STANDARD.encode(value);
     // Without its end, which depends on what follows.
     let base64 = base64[..base64.len() - 4].to_owned();
     let encoded = value.replace('@', "%40");
-    [value.to_owned(), hex, base64, encoded]
+    let escaped = value.replace('@', "\\u0040");
+    [value.to_owned(), hex, base64, encoded, escaped]
 }
 
 /// Every row of every table of both schemas, as text.
@@ -330,12 +331,274 @@ async fn an_answer_is_kept_sealed_and_never_quoted_by_what_is_wrong_with_it() {
     }
 }
 
+/// Detectable values in every place where somebody can put a text that no contract describes.
+#[tokio::test]
+async fn what_is_planted_in_odd_places_stands_in_no_table_log_problem_or_list() {
+    let log = log();
+    let body = format!(r#"{{"ok":"{EMAIL}","{KEY}":"{CARD}"}}"#);
+    let api = crate::wire::RawApi::start(move |request| {
+        let status = if request.contains("/reports/") {
+            "200 OK"
+        } else {
+            "404 Not Found"
+        };
+        crate::wire::json_answer(status, &format!("X-Thing: {EMAIL}\r\n"), &body)
+    })
+    .await;
+    let mut world = crate::probe::setup(&api).start().await;
+    world.key(toolgate::keys::KeyKind::Operator, "grace").await;
+    let mut answers = Vec::new();
+    for value in [EMAIL, KEY, CARD] {
+        let encoded: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let json_of = |request: RequestBuilder, body: Value| request.json(&body);
+        let refund = |note: Value| {
+            let mut body = json!({"customer": "c_1001", "amount_cents": 100, "currency": "EUR"});
+            body.as_object_mut()
+                .unwrap()
+                .extend(note.as_object().unwrap().clone());
+            json_of(world.agent(Method::POST, "/desk/refunds"), body)
+        };
+        let raw = |text: String| {
+            let request = world.agent(Method::POST, "/desk/refunds");
+            request
+                .header("content-type", "application/json")
+                .body(text)
+        };
+        // An address is a name by which people look for whoever started a run.
+        let trigger = if value == EMAIL { "ticket 7" } else { value };
+        let runs = || world.agent(Method::POST, "/v1/runs");
+        let by_name = |body: Value| {
+            json_of(
+                world.agent(Method::POST, "/v1/tools/desk.refunds.create/calls"),
+                body,
+            )
+        };
+        let halt = |scope: Value| {
+            let request = world.operator("ada", Method::POST, "/v1/kill-switches");
+            json_of(
+                request,
+                json!({"scope": scope, "reason": format!("because {value}")}),
+            )
+        };
+        for (what, request, status) in [
+            (
+                "run",
+                json_of(runs(), json!({"triggered_by": trigger, "purpose": value})),
+                201,
+            ),
+            (
+                "scope",
+                json_of(
+                    runs(),
+                    json!({"triggered_by": "t", "purpose": "p", "scopes": [value]}),
+                ),
+                403,
+            ),
+            (
+                "field of a run",
+                json_of(
+                    runs(),
+                    json!({"triggered_by": "t", "purpose": "p", value: 1}),
+                ),
+                400,
+            ),
+            (
+                "key",
+                refund(json!({})).header("idempotency-key", value),
+                201,
+            ),
+            (
+                "key again",
+                refund(json!({"note": "other"})).header("idempotency-key", value),
+                422,
+            ),
+            (
+                "reason",
+                refund(json!({})).header("toolgate-reason", value),
+                201,
+            ),
+            (
+                "words",
+                by_name(
+                    json!({"reason": value, "arguments": {"customer": "c_1001", "amount_cents": 100, "currency": "EUR"}}),
+                ),
+                200,
+            ),
+            ("envelope", by_name(json!({"arguments": {}, value: 1})), 400),
+            (
+                "run id",
+                refund(json!({})).header("toolgate-run", value),
+                401,
+            ),
+            (
+                "preferences",
+                refund(json!({}))
+                    .header("prefer", value)
+                    .header("traceparent", value),
+                201,
+            ),
+            (
+                "type",
+                world
+                    .agent(Method::POST, "/desk/refunds")
+                    .header("content-type", value)
+                    .body("{}"),
+                415,
+            ),
+            ("property", refund(json!({value: 1})), 422),
+            ("value", refund(json!({"customer": value})), 422),
+            (
+                "twice",
+                raw(format!("{{\"{value}\": 1, \"{value}\": 1}}")),
+                400,
+            ),
+            ("no JSON", raw(format!("{{\"{value}\": {value}")), 400),
+            (
+                "form",
+                world
+                    .agent(Method::POST, "/desk/refunds")
+                    .form(&[(value, value)]),
+                422,
+            ),
+            (
+                "path",
+                world.agent(Method::GET, &format!("/desk/{encoded}/x")),
+                404,
+            ),
+            (
+                "API",
+                world.agent(Method::GET, &format!("/{encoded}/x")),
+                404,
+            ),
+            (
+                "parameter",
+                world.agent(Method::GET, &format!("/desk/customers/c_1001?{encoded}=1")),
+                422,
+            ),
+            (
+                "path argument",
+                world.agent(Method::GET, &format!("/desk/customers/{encoded}")),
+                422,
+            ),
+            (
+                "tool",
+                json_of(
+                    world.agent(Method::POST, &format!("/v1/tools/{encoded}/calls")),
+                    json!({}),
+                ),
+                404,
+            ),
+            (
+                "call id",
+                world.agent(Method::GET, &format!("/v1/calls/{encoded}")),
+                404,
+            ),
+            (
+                "approval id",
+                world.operator("ada", Method::GET, &format!("/v1/approvals/{encoded}")),
+                404,
+            ),
+            (
+                "filter",
+                world.operator(
+                    "ada",
+                    Method::GET,
+                    &format!("/v1/approvals?state={encoded}"),
+                ),
+                400,
+            ),
+            (
+                "parameter of a list",
+                world.operator("ada", Method::GET, &format!("/v1/approvals?{encoded}=1")),
+                400,
+            ),
+            (
+                "unknown scope",
+                halt(json!({"kind": "agent", "id": value})),
+                400,
+            ),
+            ("halt", halt(json!({"kind": "api", "id": "etcd"})), 201),
+        ] {
+            let answer = send(request).await;
+            assert_eq!(answer.status, status, "{what}: {}", answer.body);
+            answers.push((what, answer));
+        }
+        if value == KEY {
+            let method = Method::from_bytes(KEY.as_bytes()).unwrap();
+            answers.push(("method", send(world.agent(method, "/desk/refunds")).await));
+        }
+        // Words of the people who decide.
+        for (verb, amount) in [("approve", 25_000), ("deny", 26_000)] {
+            let parked = refund(json!({"amount_cents": amount, "note": value}));
+            let parked = send(parked.header("toolgate-reason", value))
+                .await
+                .expect(403);
+            let approval = parked.body["approval"].as_str().unwrap();
+            let digest = world.shown("ada", approval).await["digest"].clone();
+            // Who has no role in the tier sees no more than the records do.
+            let list = world.operator("grace", Method::GET, "/v1/approvals?state=pending");
+            answers.push(("list", send(list).await.expect(200)));
+            let path = format!("/v1/approvals/{approval}/{verb}");
+            let decision = json!({"digest": digest, "reason": value});
+            answers.push((
+                "vote",
+                send(world.operator("ada", Method::POST, &path).json(&decision))
+                    .await
+                    .expect(200),
+            ));
+            let call = parked.body["call"].as_str().unwrap();
+            world.ended(call).await;
+            answers.push((
+                "state",
+                send(world.agent(Method::GET, &format!("/v1/calls/{call}"))).await,
+            ));
+        }
+    }
+    // What the API says goes to the agent alone.
+    let said = send(world.agent(Method::PUT, "/probe/things/a/parts/1"))
+        .await
+        .expect(404);
+    assert_eq!(said.body["ok"], EMAIL);
+    let reported = send(world.agent(Method::GET, "/probe/reports/1"))
+        .await
+        .expect(200);
+    assert_eq!(
+        world.recorded(reported.header("toolgate-call")).await["reasons"],
+        json!(["upstream_answer_invalid"])
+    );
+
+    let written = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    assert!(written.contains("toolgate"), "nothing was logged");
+    let rows = all_rows(&world).await;
+    for value in [EMAIL, KEY, CARD, "4111111111111111"] {
+        for spelling in spellings(value) {
+            for (table, row) in &rows {
+                assert!(!row.contains(&spelling), "{spelling} in {table}: {row}");
+            }
+            // The test's own client logs here as well.
+            for line in written.lines().filter(|line| !line.contains("reqwest")) {
+                assert!(!line.contains(&spelling), "{spelling} in the log: {line}");
+            }
+            for (what, answer) in &answers {
+                let text = String::from_utf8_lossy(&answer.bytes);
+                assert!(!text.contains(&spelling), "{spelling} in {what}: {text}");
+                let headers = format!("{:?}", answer.headers);
+                assert!(
+                    !headers.contains(&spelling),
+                    "{spelling} in {what}: {headers}"
+                );
+            }
+        }
+    }
+}
+
+const EMAIL: &str = "planted.person@example.org";
+const CARD: &str = "4111 1111 1111 1111";
+const KEY: &str = "AKIAPLANTED234567890";
+
 /// Values that no contract marks, but anybody knows for what they are.
 #[tokio::test]
 async fn what_the_detectors_know_is_found_in_no_table() {
-    const EMAIL: &str = "planted.person@example.org";
-    const CARD: &str = "4111 1111 1111 1111";
-    const KEY: &str = "AKIAPLANTED234567890";
     const IBAN: &str = "DE89 3704 0044 0532 0130 00";
     let body = format!(r#"{{"ok":true,"note":"paid with {CARD}","{EMAIL}":1}}"#);
     let api =
