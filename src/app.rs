@@ -8,6 +8,7 @@ use std::{
 
 use parking_lot::RwLock;
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -87,6 +88,8 @@ pub struct App {
     pub recorder: Recorder,
     /// For reading.
     pub pool: PgPool,
+    /// For operators who read the records: connections of their own, so that no question to the records holds up a call.
+    pub reading: Reading,
     /// Whoever waits for a parked call.
     pub waiters: Waiters,
     /// Approved calls that are being taken up.
@@ -95,6 +98,14 @@ pub struct App {
     pub tasks: TaskTracker,
     /// True once no new call is taken.
     pub stopping: AtomicBool,
+}
+
+/// How the records are read.
+pub struct Reading {
+    /// Connections that only read, and for which each statement is planned anew with what it asks for.
+    pub pool: PgPool,
+    /// One place for each export at a time.
+    pub exports: Arc<Semaphore>,
 }
 
 /// Why the gateway could not be put together.
@@ -210,6 +221,7 @@ impl App {
         config: Config,
         rules: Rules,
         pool: PgPool,
+        reading: Reading,
         recorder: Recorder,
         keyring: Arc<Keyring>,
     ) -> Result<Self, StartError> {
@@ -272,6 +284,7 @@ impl App {
             runs: Runs::new(recorder.clone(), pool.clone()),
             recorder,
             pool,
+            reading,
             waiters: Waiters::default(),
             resuming: Resuming::default(),
             tasks: TaskTracker::new(),

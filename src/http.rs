@@ -58,6 +58,11 @@ pub fn operators(app: Arc<App>) -> Router {
             "/v1/kill-switches/{kill_switch}",
             delete(operator::kill_switches::release),
         )
+        .route("/v1/runs", get(operator::history::runs))
+        .route("/v1/runs/{run}", get(operator::history::run))
+        .route("/v1/calls/{call}", get(operator::history::call))
+        .route("/v1/audit/entries", get(operator::entries::list))
+        .route("/v1/audit/hash", post(operator::entries::hash))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .fallback(nothing_here)

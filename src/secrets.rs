@@ -78,6 +78,7 @@ pub struct Keyring {
     api_keys: hmac::Key,
     arguments: hmac::Key,
     values: hmac::Key,
+    cursors: hmac::Key,
     sealing: LessSafeKey,
 }
 
@@ -121,6 +122,7 @@ impl Keyring {
             api_keys: mac(b"api keys")?,
             arguments: mac(b"arguments digests")?,
             values: mac(b"redacted values")?,
+            cursors: mac(b"list cursors")?,
             sealing: LessSafeKey::new(sealing),
         })
     }
@@ -140,6 +142,16 @@ impl Keyring {
     pub fn value_token(&self, value: &[u8]) -> String {
         let full = tag(&self.values, value);
         hex(full.get(..16).unwrap_or(&full))
+    }
+
+    /// HMAC-SHA-256 over a list's cursor and whatever the cursor belongs to.
+    pub fn cursor_tag(&self, bytes: &[u8]) -> [u8; 32] {
+        tag(&self.cursors, bytes)
+    }
+
+    /// Whether a tag is the one that [`Keyring::cursor_tag`] makes; compared in constant time.
+    pub fn is_cursor_tag(&self, bytes: &[u8], tag: &[u8]) -> bool {
+        hmac::verify(&self.cursors, bytes, tag).is_ok()
     }
 
     /// Seals bytes with AES-256-GCM under a random nonce; `context` (say, the call's id) must be the same

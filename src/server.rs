@@ -27,7 +27,7 @@ use tower::ServiceExt as _;
 use self::watched::{Ambiguous, Watched};
 
 use crate::{
-    app::{App, Rules},
+    app::{App, Reading, Rules},
     audit::Recorder,
     config::{Config, Limits},
     database::{self, Opened},
@@ -37,13 +37,17 @@ use crate::{
     reason::{Reason, Refusal},
     redaction,
     secrets::Keyring,
-    workers,
+    store, workers,
 };
 
 mod watched;
 
 /// Connections for reading. Few: calls read only when they are parked, keyed, or name a run for the first time.
 const READERS: u32 = 8;
+/// Connections for operators who read the records.
+const RECORD_READERS: u32 = 4;
+/// Exports at the same time. Fewer than the connections, so that they never take the last one.
+const EXPORTS: usize = 2;
 /// The largest head of a request, in bytes. hyper asks before it reads, so one may be nearly twice as large.
 const HEAD_BYTES: usize = 64 * 1024;
 
@@ -83,8 +87,15 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
     let pool = PgPoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(config.limits.record_timeout)
-        .connect_lazy_with(gateway.application_name("toolgate reader"));
-    let app = Arc::new(App::new(config, rules, pool, recorder, keyring).await?);
+        .connect_lazy_with(gateway.clone().application_name("toolgate reader"));
+    let reading = Reading {
+        pool: PgPoolOptions::new()
+            .max_connections(RECORD_READERS)
+            .acquire_timeout(config.limits.record_timeout)
+            .connect_lazy_with(store::reading(gateway)),
+        exports: Arc::new(Semaphore::new(EXPORTS)),
+    };
+    let app = Arc::new(App::new(config, rules, pool, reading, recorder, keyring).await?);
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
     workers::start(&app, &stop);
@@ -160,6 +171,7 @@ impl Gateway {
         }
         self.app.recorder.close().await;
         self.app.pool.close().await;
+        self.app.reading.pool.close().await;
         if let Some(server) = self.built_in {
             server.stop().await;
         }

@@ -12,6 +12,7 @@
 mod answers;
 mod approvals;
 mod approvals_waiting;
+mod audit_api;
 mod bodies;
 mod cli;
 mod crash;

@@ -111,7 +111,18 @@ pub(in crate::http) async fn list(
         seen.push(shown.row.approval_id.clone());
         data.push(to_json(&app, &shown));
     }
-    viewed(&app, &operator, &seen).await?;
+    let given = [
+        ("state", &listing.state),
+        ("agent", &listing.agent),
+        ("run", &listing.run),
+        ("tool", &listing.tool),
+        ("tier", &listing.tier),
+    ];
+    let filter: serde_json::Map<String, Value> = given
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?))))
+        .collect();
+    viewed(&app, &operator, &seen, Some(filter.into())).await?;
     Ok(Json(
         json!({"data": data, "has_more": has_more, "cursor": cursor}),
     ))
@@ -138,6 +149,7 @@ pub(in crate::http) async fn show(
         &app,
         &operator,
         std::slice::from_ref(&shown.row.approval_id),
+        None,
     )
     .await?;
     Ok(Json(to_json(&app, &shown)))
@@ -149,14 +161,23 @@ fn away(error: &StoreError) -> Refusal {
 }
 
 /// Nothing is shown without a record of who saw it.
-async fn viewed(app: &App, operator: &Arc<str>, approvals: &[String]) -> Result<(), Refusal> {
+async fn viewed(
+    app: &App,
+    operator: &Arc<str>,
+    approvals: &[String],
+    filter: Option<Value>,
+) -> Result<(), Refusal> {
+    let mut detail = json!({ "approvals": approvals });
+    if let (Some(filter), Some(detail)) = (filter, detail.as_object_mut()) {
+        detail.insert("filter".to_owned(), filter);
+    }
     let entry = Entry {
         operator: Some(Arc::clone(operator)),
         approval_id: match approvals {
             [only] => only.parse().ok(),
             _ => None,
         },
-        detail: Some(json!({ "approvals": approvals })),
+        detail: Some(detail),
         ..Entry::new(Kind::ApprovalViewed)
     };
     app.recorder
