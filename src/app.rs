@@ -24,6 +24,7 @@ use crate::{
     runs::Runs,
     secrets::Keyring,
     store::{self, StoreError},
+    strangers::Strangers,
     upstream::{self, Upstream},
 };
 
@@ -90,6 +91,8 @@ pub struct App {
     pub pool: PgPool,
     /// For operators who read the records: connections of their own, so that no question to the records holds up a call.
     pub reading: Reading,
+    /// Whoever knocks without a key.
+    pub strangers: Strangers,
     /// Whoever waits for a parked call.
     pub waiters: Waiters,
     /// Approved calls that are being taken up.
@@ -285,6 +288,7 @@ impl App {
             recorder,
             pool,
             reading,
+            strangers: Strangers::default(),
             waiters: Waiters::default(),
             resuming: Resuming::default(),
             tasks: TaskTracker::new(),

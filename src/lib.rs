@@ -41,6 +41,7 @@ pub mod runs;
 pub mod secrets;
 pub mod server;
 pub mod store;
+pub mod strangers;
 pub mod upstream;
 pub mod workers;
 pub mod yaml;

@@ -3,7 +3,7 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -155,6 +155,9 @@ impl Gateway {
                 "calls were still under way; their intents are recorded and the next start closes them"
             );
         }
+        for entry in self.app.strangers.turn() {
+            let _ = self.app.recorder.note(entry).await;
+        }
         let _ = self
             .app
             .recorder
@@ -197,8 +200,14 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _peer)) => {
-                let serving = connection(stream, router.clone(), limits.clone(), stop.clone());
+            Ok((stream, peer)) => {
+                let serving = connection(
+                    stream,
+                    peer.ip(),
+                    router.clone(),
+                    limits.clone(),
+                    stop.clone(),
+                );
                 connections.spawn(async move {
                     serving.await;
                     drop(place);
@@ -214,7 +223,13 @@ async fn accept(
 }
 
 /// One connection, one request after the other. Transport only: nothing here knows a call.
-async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    peer: IpAddr,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps its delay");
     }
@@ -225,7 +240,7 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: Can
         limits.client_write_timeout,
         ambiguous.clone(),
     );
-    let service = service_fn(|request| answer(router.clone(), ambiguous.clone(), request));
+    let service = service_fn(|request| answer(router.clone(), ambiguous.clone(), peer, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
@@ -249,12 +264,17 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: Can
 async fn answer(
     router: Router,
     ambiguous: Ambiguous,
-    request: Request<Incoming>,
+    peer: IpAddr,
+    mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let is_ambiguous = ambiguous.is_set();
     let is_last = is_ambiguous
         || request.headers().contains_key(header::UPGRADE)
         || *request.method() == Method::CONNECT;
+    // The gateway's own routes say where an attempt without a key came from.
+    if request.uri().path().starts_with("/v1/") {
+        request.extensions_mut().insert(routes::Peer(peer));
+    }
     let mut response = if is_ambiguous {
         Refusal::new(
             Reason::MalformedBody,

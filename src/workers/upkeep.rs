@@ -1,4 +1,4 @@
-//! Partitions for the months to come, and connections to APIs that nobody uses.
+//! Partitions for the months to come, connections to APIs that nobody uses, and attempts without a key that were counted.
 
 use std::sync::Arc;
 
@@ -15,6 +15,15 @@ pub(super) async fn ensure_partitions(app: Arc<App>) -> Result<(), StoreError> {
 pub(super) async fn close_stale(app: Arc<App>) -> Result<(), StoreError> {
     for client in app.apis.values() {
         client.upstream.close_stale();
+    }
+    Ok(())
+}
+
+pub(super) async fn tell_of_strangers(app: Arc<App>) -> Result<(), StoreError> {
+    for entry in app.strangers.turn() {
+        if app.recorder.note(entry).await.is_err() {
+            tracing::error!("attempts without a key could not be recorded");
+        }
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ const ORDER: [(&[&str], &str); 13] = [
         "each has one outside format or one outside system to itself",
     ),
     (
-        &["audit", "killswitch", "database", "issuing"],
+        &["audit", "killswitch", "strangers", "database", "issuing"],
         "what is kept, on the store",
     ),
     (&["parked", "runs"], "what is kept through the recorder"),

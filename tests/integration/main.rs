@@ -30,6 +30,7 @@ mod paths;
 mod probe;
 mod reading;
 mod records;
+mod refused;
 mod runs;
 mod support;
 mod tampering;
