@@ -17,6 +17,7 @@ mod bodies;
 mod cli;
 mod crash;
 mod desk;
+mod dictionary;
 mod effects;
 mod etcd;
 mod http;
