@@ -33,6 +33,7 @@ mod reading;
 mod records;
 mod refused;
 mod runs;
+mod stories;
 mod support;
 mod tampering;
 mod wire;
