@@ -9,6 +9,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     runs::Runs,
     secrets::Keyring,
     store::{self, StoreError},
+    strangers::Strangers,
     upstream::{self, Upstream},
 };
 
@@ -98,6 +100,10 @@ pub struct App {
     pub recorder: Recorder,
     /// For reading.
     pub pool: PgPool,
+    /// For operators who read the records: connections of their own, so that no question to the records holds up a call.
+    pub reading: Reading,
+    /// Whoever knocks without a key.
+    pub strangers: Strangers,
     /// Whoever waits for a parked call.
     pub waiters: Waiters,
     /// Approved calls that are being taken up.
@@ -106,6 +112,14 @@ pub struct App {
     pub tasks: TaskTracker,
     /// True once no new call is taken.
     pub stopping: AtomicBool,
+}
+
+/// How the records are read.
+pub struct Reading {
+    /// Connections that only read, and for which each statement is planned anew with what it asks for.
+    pub pool: PgPool,
+    /// One place for each export at a time.
+    pub exports: Arc<Semaphore>,
 }
 
 /// Why the gateway could not be put together.
@@ -221,6 +235,7 @@ impl App {
         config: Config,
         rules: Rules,
         pool: PgPool,
+        reading: Reading,
         recorder: Recorder,
         keyring: Arc<Keyring>,
         redactor: Arc<Redactor>,
@@ -299,6 +314,8 @@ impl App {
             runs: Runs::new(recorder.clone(), pool.clone()),
             recorder,
             pool,
+            reading,
+            strangers: Strangers::default(),
             waiters: Waiters::default(),
             resuming: Resuming::default(),
             tasks: TaskTracker::new(),

@@ -124,6 +124,28 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 18] = [
+        Self::Refusal,
+        Self::Parked,
+        Self::Intent,
+        Self::Outcome,
+        Self::Ended,
+        Self::RunOpened,
+        Self::RunEnded,
+        Self::ApprovalVote,
+        Self::ApprovalViewed,
+        Self::Halt,
+        Self::Resume,
+        Self::KeyCreated,
+        Self::GatewayStarted,
+        Self::GatewayStopped,
+        Self::OperatorRefused,
+        Self::AuditRead,
+        Self::AgentRefused,
+        Self::SigningKeyChanged,
+    ];
+
     /// The name in the table.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -161,6 +183,9 @@ pub enum Decision {
 }
 
 impl Decision {
+    /// Every decision.
+    pub const ALL: [Self; 3] = [Self::Permit, Self::Park, Self::Deny];
+
     /// The name in the table.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     http::Method,
+    middleware,
     response::Response,
     routing::{delete, get, post},
 };
@@ -19,17 +20,22 @@ mod calls;
 mod health;
 mod input;
 mod operator;
+mod refused;
 mod runs;
 mod transparent;
 
+pub use refused::Peer;
+
 /// What agents can reach.
 pub fn agents(app: Arc<App>) -> Router {
+    let refused = middleware::from_fn_with_state(Arc::clone(&app), refused::by_agents);
     Router::new()
         .route("/v1/tools", get(calls::tools))
-        .route("/v1/tools/{tool}/calls", post(calls::call))
         .route("/v1/calls/{call}", get(calls::state))
         .route("/v1/runs", post(runs::open))
         .route("/v1/runs/{run}/end", post(runs::end))
+        .route_layer(refused)
+        .route("/v1/tools/{tool}/calls", post(calls::call))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .fallback(transparent::call)
@@ -39,6 +45,7 @@ pub fn agents(app: Arc<App>) -> Router {
 
 /// What operators can reach.
 pub fn operators(app: Arc<App>) -> Router {
+    let refused = middleware::from_fn_with_state(Arc::clone(&app), refused::by_operators);
     Router::new()
         .route("/v1/approvals", get(operator::approvals::list))
         .route("/v1/approvals/{approval}", get(operator::approvals::show))
@@ -58,6 +65,12 @@ pub fn operators(app: Arc<App>) -> Router {
             "/v1/kill-switches/{kill_switch}",
             delete(operator::kill_switches::release),
         )
+        .route("/v1/runs", get(operator::history::runs))
+        .route("/v1/runs/{run}", get(operator::history::run))
+        .route("/v1/calls/{call}", get(operator::history::call))
+        .route("/v1/audit/entries", get(operator::entries::list))
+        .route("/v1/audit/hash", post(operator::entries::hash))
+        .route_layer(refused)
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz_in_detail))
         .fallback(nothing_here)

@@ -44,6 +44,7 @@ pub mod server;
 pub mod signing;
 pub mod sinks;
 pub mod store;
+pub mod strangers;
 pub mod upstream;
 pub mod workers;
 pub mod yaml;

@@ -2,9 +2,13 @@
 //! that can refuse is one line. The types keep the order: only `authorize` makes a [`Permit`], only
 //! `record` turns it into a [`Recorded`], and `forward` takes nothing else.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, resume_unwind},
+    sync::Arc,
+};
 
 use axum::body::Body;
+use futures::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 
@@ -16,7 +20,7 @@ use crate::{
     entry::Redacted,
     ids::CallId,
     killswitch::Target,
-    reason::Refusal,
+    reason::{Reason, Refusal},
     runs::Run,
 };
 
@@ -170,13 +174,19 @@ impl ToolCall {
 /// One call from arrival to answer. Runs to its end whether or not the caller is still there.
 pub async fn handle(app: Arc<App>, arrival: Arrival) -> Reply {
     let mut trail = record::Trail::new(&arrival);
-    match steps(&app, arrival, &mut trail).await {
-        Ok(reply) => reply,
-        Err(refusal) => {
-            let refusal = record::refusal(&app, &trail, refusal).await;
-            Reply::refused(&refusal, &trail.call)
-        }
-    }
+    let steps = AssertUnwindSafe(steps(&app, arrival, &mut trail)).catch_unwind();
+    let refusal = match steps.await {
+        Ok(Ok(reply)) => return reply,
+        Ok(Err(refusal)) => refusal,
+        // From here on the call has an entry of its own, and whoever holds it tells what became of it.
+        Err(panic) if trail.has_begun => resume_unwind(panic),
+        Err(_panic) => Refusal::new(
+            Reason::Internal,
+            "The gateway failed on this call before anything was sent. Tell an operator.",
+        ),
+    };
+    let refusal = record::refusal(&app, &trail, refusal).await;
+    Reply::refused(&refusal, &trail.call)
 }
 
 async fn steps(
@@ -192,6 +202,7 @@ async fn steps(
     match authorize::authorize(app, call, &authorize::Earned::none(), trail)? {
         authorize::Verdict::Permit(permit) => {
             let before = before::read(app, permit.call()).await?;
+            trail.has_begun = true;
             let recorded = match record::intent(app, permit, before).await? {
                 record::Begun::Now(recorded) => recorded,
                 record::Begun::Before(call, kept) => return Ok(park::reply(app, &call, kept).await),
@@ -201,6 +212,7 @@ async fn steps(
             Ok(answer::reply(settled))
         }
         authorize::Verdict::Park(parking) => {
+            trail.has_begun = true;
             let (call, kept) = park::park(app, parking).await?;
             Ok(park::reply(app, &call, kept).await)
         }

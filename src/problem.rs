@@ -81,6 +81,15 @@ pub const fn status_and_title(reason: Reason) -> (StatusCode, &'static str) {
     }
 }
 
+/// What an answer refuses and why, beside its document, for whoever records it.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Why.
+    pub reason: Reason,
+    /// The same in words.
+    pub detail: String,
+}
+
 /// The document of a refusal, as an object.
 pub fn document(refusal: &Refusal, call: Option<&CallId>) -> Value {
     let (status, title) = status_and_title(refusal.reason);
@@ -145,6 +154,10 @@ fn with_status(status: StatusCode, refusal: &Refusal, call: Option<&CallId>) -> 
     }
     let mut response = Response::new(Body::from(document.to_string()));
     *response.status_mut() = status;
+    response.extensions_mut().insert(Told {
+        reason: refusal.reason,
+        detail: refusal.detail.clone(),
+    });
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,

@@ -99,6 +99,7 @@ struct Keys {
     arguments: hmac::Key,
     values: hmac::Key,
     references: hmac::Key,
+    cursors: hmac::Key,
     sealing: LessSafeKey,
 }
 
@@ -141,6 +142,7 @@ impl Keys {
             arguments: mac(b"arguments digests")?,
             values: mac(b"redacted values")?,
             references: mac(b"reference tokens")?,
+            cursors: mac(b"list cursors")?,
             sealing: LessSafeKey::new(sealing),
         })
     }
@@ -152,6 +154,10 @@ impl Keys {
     fn value_token(&self, value: &[u8]) -> String {
         let full = tag(&self.values, value);
         hex(full.get(..16).unwrap_or(&full))
+    }
+
+    fn is_cursor_tag(&self, bytes: &[u8], tag: &[u8]) -> bool {
+        hmac::verify(&self.cursors, bytes, tag).is_ok()
     }
 
     /// `None` unless nonce and bytes are as this key sealed them.
@@ -244,6 +250,16 @@ impl Keyring {
     /// The same under every master secret, newest first: one for each of [`Keyring::secret_ids`].
     pub fn value_tokens(&self, value: &[u8]) -> Vec<String> {
         self.all().map(|keys| keys.value_token(value)).collect()
+    }
+
+    /// HMAC-SHA-256 over a list's cursor and whatever the cursor belongs to.
+    pub fn cursor_tag(&self, bytes: &[u8]) -> [u8; 32] {
+        tag(&self.newest.cursors, bytes)
+    }
+
+    /// Whether a tag is one that [`Keyring::cursor_tag`] makes or made; compared in constant time.
+    pub fn is_cursor_tag(&self, bytes: &[u8], tag: &[u8]) -> bool {
+        self.all().any(|keys| keys.is_cursor_tag(bytes, tag))
     }
 
     /// 160 bits of HMAC-SHA-256, as hexadecimal, by which a value is referred to within one run.

@@ -3,7 +3,7 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -27,7 +27,7 @@ use tower::ServiceExt as _;
 use self::watched::{Ambiguous, Watched};
 
 use crate::{
-    app::{App, Rules},
+    app::{App, Reading, Rules},
     audit::{Checkpoints, Recorder},
     config::{Config, Limits},
     database::{self, Opened},
@@ -38,13 +38,17 @@ use crate::{
     redaction::{self, Redactor},
     signing,
     sinks::Sinks,
-    workers,
+    store, workers,
 };
 
 mod watched;
 
 /// Connections for reading. Few: calls read only when they are parked, keyed, or name a run for the first time.
 const READERS: u32 = 8;
+/// Connections for operators who read the records.
+const RECORD_READERS: u32 = 4;
+/// Exports at the same time. Fewer than the connections, so that they never take the last one.
+const EXPORTS: usize = 2;
 /// The largest head of a request, in bytes. hyper asks before it reads, so one may be nearly twice as large.
 const HEAD_BYTES: usize = 64 * 1024;
 
@@ -86,8 +90,15 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
     let pool = PgPoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(config.limits.record_timeout)
-        .connect_lazy_with(gateway.application_name("toolgate reader"));
-    let app = Arc::new(App::new(config, rules, pool, recorder, keyring, redactor).await?);
+        .connect_lazy_with(gateway.clone().application_name("toolgate reader"));
+    let reading = Reading {
+        pool: PgPoolOptions::new()
+            .max_connections(RECORD_READERS)
+            .acquire_timeout(config.limits.record_timeout)
+            .connect_lazy_with(store::reading(gateway)),
+        exports: Arc::new(Semaphore::new(EXPORTS)),
+    };
+    let app = Arc::new(App::new(config, rules, pool, reading, recorder, keyring, redactor).await?);
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
     workers::start(&app, &stop);
@@ -158,6 +169,9 @@ impl Gateway {
                 "calls were still under way; their intents are recorded and the next start closes them"
             );
         }
+        for entry in self.app.strangers.turn() {
+            let _ = self.app.recorder.note(entry).await;
+        }
         let _ = self
             .app
             .recorder
@@ -180,6 +194,7 @@ impl Gateway {
             .finish(Duration::from_secs(5))
             .await;
         self.app.pool.close().await;
+        self.app.reading.pool.close().await;
         if let Some(server) = self.built_in {
             server.stop().await;
         }
@@ -205,8 +220,14 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _peer)) => {
-                let serving = connection(stream, router.clone(), limits.clone(), stop.clone());
+            Ok((stream, peer)) => {
+                let serving = connection(
+                    stream,
+                    peer.ip(),
+                    router.clone(),
+                    limits.clone(),
+                    stop.clone(),
+                );
                 connections.spawn(async move {
                     serving.await;
                     drop(place);
@@ -222,7 +243,13 @@ async fn accept(
 }
 
 /// One connection, one request after the other. Transport only: nothing here knows a call.
-async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    peer: IpAddr,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps its delay");
     }
@@ -233,7 +260,7 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: Can
         limits.client_write_timeout,
         ambiguous.clone(),
     );
-    let service = service_fn(|request| answer(router.clone(), ambiguous.clone(), request));
+    let service = service_fn(|request| answer(router.clone(), ambiguous.clone(), peer, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
@@ -257,12 +284,17 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: Can
 async fn answer(
     router: Router,
     ambiguous: Ambiguous,
-    request: Request<Incoming>,
+    peer: IpAddr,
+    mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let is_ambiguous = ambiguous.is_set();
     let is_last = is_ambiguous
         || request.headers().contains_key(header::UPGRADE)
         || *request.method() == Method::CONNECT;
+    // The gateway's own routes say where an attempt without a key came from.
+    if request.uri().path().starts_with("/v1/") {
+        request.extensions_mut().insert(routes::Peer(peer));
+    }
     let mut response = if is_ambiguous {
         Refusal::new(
             Reason::MalformedBody,

@@ -7,6 +7,8 @@ pub mod approvals;
 pub mod audit;
 pub mod audit_log;
 pub mod calls;
+pub mod entries;
+pub mod history;
 pub mod instances;
 pub mod keys;
 pub mod kill_switches;
@@ -91,6 +93,19 @@ pub async fn open_writer(options: &PgConnectOptions) -> Result<PgConnection, Sto
                 .to_owned(),
         ))
     }
+}
+
+/// How operators' questions to the records reach the database: they change nothing, end in time, and are planned for what they
+/// ask, because a plan for just any filter would fit none.
+pub fn reading(options: PgConnectOptions) -> PgConnectOptions {
+    options.application_name("toolgate records").options([
+        ("default_transaction_read_only", "on"),
+        ("statement_timeout", "20000"),
+        ("idle_in_transaction_session_timeout", "20000"),
+        ("plan_cache_mode", "force_custom_plan"),
+        ("jit", "off"),
+        ("timezone", "UTC"),
+    ])
 }
 
 /// Asks the database anything at all.

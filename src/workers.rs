@@ -72,6 +72,13 @@ pub fn start(app: &Arc<App>, stop: &CancellationToken) {
         "ensure_partitions",
         upkeep::ensure_partitions,
     );
+    every(
+        app,
+        stop,
+        Duration::from_secs(60),
+        "tell_of_strangers",
+        upkeep::tell_of_strangers,
+    );
 }
 
 fn every<F, R>(

@@ -9,11 +9,22 @@ use sqlx::postgres::PgConnectOptions;
 use crate::{database::AUDITOR_URL, postgres};
 
 mod hash;
+mod history;
 mod rotate_key;
+mod story;
 mod verify;
+mod words;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Audit {
+    /// Tell what happened to a call: who and what for, what decided, what it changed, and how long each step took.
+    Call(history::HistoryArgs),
+    /// Tell what happened in a run, in order.
+    Run(history::HistoryArgs),
+    /// Tell who was asked about a parked call, what they saw, and what they said.
+    Approval(history::HistoryArgs),
+    /// Tell who pulled a kill switch and why, and what it stopped.
+    Halt(history::HistoryArgs),
     /// Check that no entry was changed, removed, added or put into another order.
     Verify(verify::VerifyArgs),
     /// Print the keyed digest of a value, by which it is found in the records.
@@ -40,6 +51,15 @@ struct Records {
 }
 
 impl Records {
+    /// Which database that is, without its password.
+    fn words(&self) -> String {
+        match (&self.url, &self.home) {
+            (Some(_), _) => "the one of --url".to_owned(),
+            (None, Some(home)) => format!("the one of {}", home.display()),
+            (None, None) => "the one of the gateway started here".to_owned(),
+        }
+    }
+
     /// How to connect.
     fn options(&self) -> anyhow::Result<PgConnectOptions> {
         let url = match &self.url {
@@ -66,7 +86,12 @@ impl Records {
 }
 
 pub(super) async fn run(command: Audit) -> anyhow::Result<ExitCode> {
+    use history::Thing;
     match command {
+        Audit::Call(args) => history::run(Thing::Call, args).await,
+        Audit::Run(args) => history::run(Thing::Run, args).await,
+        Audit::Approval(args) => history::run(Thing::Approval, args).await,
+        Audit::Halt(args) => history::run(Thing::Halt, args).await,
         Audit::Verify(args) => verify::run(args).await,
         Audit::Hash(args) => hash::run(args),
         Audit::RotateKey(args) => rotate_key::run(args),

@@ -14,10 +14,16 @@ use crate::{
     pipeline,
     policy::{OperatorAction, OperatorContext, OperatorResource},
     reason::{Reason, Refusal},
+    store::StoreError,
 };
 
 pub(super) mod approvals;
+mod cursor;
+pub(super) mod entries;
+mod filter;
+pub(super) mod history;
 pub(super) mod kill_switches;
+mod reading;
 
 /// The longest reason an operator may give.
 const REASON_BYTES: usize = 2_000;
@@ -56,6 +62,28 @@ async fn allow(
     );
     refusal.policies = decision.policies;
     Err(refused(app, operator, action.as_str(), None, refusal).await)
+}
+
+/// The operator, if they may read the records.
+async fn allow_reading(app: &App, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
+    let operator = identify(app, headers)?;
+    allow(
+        app,
+        &operator,
+        OperatorAction::ReadAudit,
+        OperatorContext::Empty,
+    )
+    .await?;
+    Ok(operator)
+}
+
+/// The records cannot be read, or not in the time that a question may take.
+fn away(error: &StoreError) -> Refusal {
+    tracing::warn!(%error, "the records could not be read");
+    let mut refusal = Refusal::record_unavailable();
+    "The records could not be read in time. Try again later; if it stays so, narrow the filter, for instance with \"from\"."
+        .clone_into(&mut refusal.detail);
+    refusal
 }
 
 /// Records that an operator was refused.

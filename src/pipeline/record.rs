@@ -45,6 +45,8 @@ pub(super) struct Trail {
     pub arguments: Option<Redacted>,
     pub digest: Option<Arc<str>>,
     pub words: Option<String>,
+    /// Its opening entry was handed over: a fault from here on must not make a second one.
+    pub has_begun: bool,
     /// Method and API of a request that matched no tool. Never its path or query, which may hold anything.
     request: Option<Value>,
 }
@@ -76,6 +78,7 @@ impl Trail {
             arguments: None,
             digest: None,
             words: None,
+            has_begun: false,
             request,
         }
     }
@@ -93,6 +96,7 @@ impl Trail {
             arguments: None,
             digest: Some(Arc::clone(&call.digest)),
             words: call.words.clone(),
+            has_begun: true,
             request: None,
         }
     }

@@ -1,4 +1,5 @@
-//! Partitions for the months to come, values that ended runs knew by reference, and connections to APIs that nobody uses.
+//! Partitions for the months to come, values that ended runs knew by reference, connections to APIs that nobody uses, and
+//! attempts without a key that were counted.
 
 use std::sync::Arc;
 
@@ -25,6 +26,15 @@ pub(super) async fn erase_references(app: Arc<App>) -> Result<(), StoreError> {
 pub(super) async fn close_stale(app: Arc<App>) -> Result<(), StoreError> {
     for client in app.apis.values() {
         client.upstream.close_stale();
+    }
+    Ok(())
+}
+
+pub(super) async fn tell_of_strangers(app: Arc<App>) -> Result<(), StoreError> {
+    for entry in app.strangers.turn() {
+        if app.recorder.note(entry).await.is_err() {
+            tracing::error!("attempts without a key could not be recorded");
+        }
     }
     Ok(())
 }

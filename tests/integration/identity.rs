@@ -24,7 +24,7 @@ const AGENT_ROUTES: [(&str, &str); 8] = [
 ];
 
 /// Routes that ask for an operator's key.
-const OPERATOR_ROUTES: [(&str, &str); 7] = [
+const OPERATOR_ROUTES: [(&str, &str); 12] = [
     ("GET", "/v1/approvals"),
     ("GET", "/v1/approvals/{approval}"),
     ("POST", "/v1/approvals/{approval}/approve"),
@@ -32,7 +32,15 @@ const OPERATOR_ROUTES: [(&str, &str); 7] = [
     ("GET", "/v1/kill-switches"),
     ("POST", "/v1/kill-switches"),
     ("DELETE", "/v1/kill-switches/{kill_switch}"),
+    ("GET", "/v1/runs"),
+    ("GET", "/v1/runs/{run}"),
+    ("GET", "/v1/calls/{call}"),
+    ("GET", "/v1/audit/entries"),
+    ("POST", "/v1/audit/hash"),
 ];
+
+/// Paths that stand on both listeners, and what each says to the other side's key: nobody, or that it has no such method.
+const SHARED_PATHS: [&str; 2] = ["/v1/runs", "/v1/calls/{call}"];
 
 /// Routes that say the same to everybody.
 const OPEN_ROUTES: [&str; 2] = ["/livez", "/readyz"];
@@ -96,6 +104,7 @@ impl Things {
             "/v1/runs" => json!({"triggered_by": "x", "purpose": "y"}),
             "/desk/refunds" => refund,
             "/v1/kill-switches" => json!({"scope": {"kind": "everything"}, "reason": "x"}),
+            "/v1/audit/hash" => json!({"value": "x"}),
             _ => json!({"digest": self.digest, "reason": "x"}),
         };
         let path = path
@@ -353,12 +362,27 @@ async fn a_key_ends_when_it_expires_or_is_revoked() {
 #[tokio::test]
 async fn operators_routes_do_not_exist_for_agents_and_the_reverse() {
     let world = World::shipped().await;
-    for (method, path) in OPERATOR_ROUTES {
+    for path in SHARED_PATHS {
+        let named = path.replace(['{', '}'], "");
+        let url = |address| format!("http://{address}{named}");
+        for (address, key, method) in [
+            (world.gateway.agents, "ada", "GET"),
+            (world.gateway.operators, "support-bot", "GET"),
+            (world.gateway.operators, "support-bot", "POST"),
+        ] {
+            let key = world.keys[key].expose();
+            let request = world.anybody(method.parse().unwrap(), &url(address));
+            let answer = send(request.bearer_auth(key)).await;
+            assert!(matches!(answer.status, 401 | 405), "{method} {path}");
+        }
+    }
+    let not_shared = |route: &(&str, &str)| !SHARED_PATHS.contains(&route.1);
+    for (method, path) in OPERATOR_ROUTES.into_iter().filter(not_shared) {
         let path = path.replace(['{', '}'], "");
         let answer = send(world.agent(method.parse().unwrap(), &path)).await;
         world.refused(answer, 404, "unknown_tool").await;
     }
-    for (method, path) in AGENT_ROUTES {
+    for (method, path) in AGENT_ROUTES.into_iter().filter(not_shared) {
         let path = path.replace(['{', '}'], "");
         send(world.operator("ada", method.parse().unwrap(), &path))
             .await

@@ -34,13 +34,7 @@ const ORDER: [(&[&str], &str); 14] = [
         "what a call can come to, and who may",
     ),
     (
-        &[
-            "config",
-            "contracts",
-            "redaction",
-            "store",
-            "signing",
-        ],
+        &["config", "contracts", "redaction", "store", "signing"],
         "each has one outside format or one outside system to itself",
     ),
     (
@@ -48,7 +42,7 @@ const ORDER: [(&[&str], &str); 14] = [
         "what goes out, without what the detectors know",
     ),
     (
-        &["audit", "killswitch", "database", "issuing"],
+        &["audit", "killswitch", "strangers", "database", "issuing"],
         "what is kept, on the store",
     ),
     (&["parked", "runs"], "what is kept through the recorder"),

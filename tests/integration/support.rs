@@ -15,8 +15,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
 };
 use toolgate::{
-    app::{RuleFiles, load_rules},
-    config::{self, Database, Variables},
+    app::{RuleFiles, Rules, load_rules},
+    config::{self, Config, Database, Variables},
     demo::desk::{self, Desk},
     diagnostics::SourceFile,
     issuing,
@@ -435,8 +435,16 @@ impl World {
     }
 }
 
-/// Config and rules of a setup, on a database, in front of a sample API; the problems if there are any.
+/// A gateway of a setup, on a database, in front of a sample API; the problems if there are any.
 pub async fn start_gateway(setup: &Setup, database: &str, desk: &Desk) -> Result<Gateway, String> {
+    let (config, rules) = load(setup, database, desk)?;
+    server::start(config, rules)
+        .await
+        .map_err(|error| format!("{error:#}"))
+}
+
+/// Config and rules of a setup.
+pub fn load(setup: &Setup, database: &str, desk: &Desk) -> Result<(Config, Rules), String> {
     let mut variables = Variables::default()
         .with("TOOLGATE_MASTER_SECRET", MASTER)
         .with("DESK_URL", format!("http://{}", desk.address))
@@ -475,9 +483,7 @@ pub async fn start_gateway(setup: &Setup, database: &str, desk: &Desk) -> Result
     let Some(rules) = rules else {
         return Err(format!("{findings:#?}"));
     };
-    server::start(config, rules)
-        .await
-        .map_err(|error| format!("{error:#}"))
+    Ok((config, rules))
 }
 
 /// Where the gateway on a database keeps its signing key and its checkpoints; gone with the throw-away server.

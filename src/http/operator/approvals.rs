@@ -111,7 +111,18 @@ pub(in crate::http) async fn list(
         seen.push((shown.row.approval_id.clone(), shown.seen.clone()));
         data.push(to_json(&app, &shown));
     }
-    viewed(&app, &operator, &seen).await?;
+    let given = [
+        ("state", &listing.state),
+        ("agent", &listing.agent),
+        ("run", &listing.run),
+        ("tool", &listing.tool),
+        ("tier", &listing.tier),
+    ];
+    let filter: serde_json::Map<String, Value> = given
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?))))
+        .collect();
+    viewed(&app, &operator, &seen, Some(filter.into())).await?;
     Ok(Json(
         json!({"data": data, "has_more": has_more, "cursor": cursor}),
     ))
@@ -138,6 +149,7 @@ pub(in crate::http) async fn show(
         &app,
         &operator,
         &[(shown.row.approval_id.clone(), shown.seen.clone())],
+        None,
     )
     .await?;
     Ok(Json(to_json(&app, &shown)))
@@ -153,6 +165,7 @@ async fn viewed(
     app: &App,
     operator: &Arc<str>,
     seen: &[(String, BTreeSet<String>)],
+    filter: Option<Value>,
 ) -> Result<(), Refusal> {
     let approvals: Vec<&str> = seen.iter().map(|(id, _)| id.as_str()).collect();
     let classes: serde_json::Map<String, Value> = seen
@@ -160,13 +173,17 @@ async fn viewed(
         .filter(|(_, classes)| !classes.is_empty())
         .map(|(id, classes)| (id.clone(), json!(classes)))
         .collect();
+    let mut detail = json!({ "approvals": approvals, "seen": classes });
+    if let (Some(filter), Some(detail)) = (filter, detail.as_object_mut()) {
+        detail.insert("filter".to_owned(), filter);
+    }
     let entry = Entry {
         operator: Some(Arc::clone(operator)),
         approval_id: match approvals.as_slice() {
             [only] => only.parse().ok(),
             _ => None,
         },
-        detail: Some(json!({ "approvals": approvals, "seen": classes })),
+        detail: Some(detail),
         ..Entry::new(Kind::ApprovalViewed)
     };
     app.recorder

@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Because, allow, identify, reason};
+use super::{Because, allow, identify, reading, reason};
 use crate::{
     app::App,
     audit::{ActError, Change},
@@ -54,6 +54,13 @@ pub(in crate::http) async fn list(
     )
     .await?;
     let data: Vec<Value> = app.kill_switches.all().iter().map(to_json).collect();
+    reading::noted(
+        &app,
+        &operator,
+        "GET /v1/kill-switches",
+        json!({"rows": data.len()}),
+    )
+    .await?;
     Ok(Json(json!({"data": data, "has_more": false})))
 }
 

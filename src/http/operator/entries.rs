@@ -1,0 +1,271 @@
+//! `/v1/audit`: the entries by filter, a page at a time or all of them as a stream, and the digest by which a known value is
+//! found. Who read what is recorded before the answer leaves.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Query, State, rejection::QueryRejection},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use chrono::TimeDelta;
+use futures::stream;
+use http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    allow_reading, away,
+    cursor::Cursor,
+    filter::{Asked, Question},
+    reading,
+};
+use crate::{
+    app::App,
+    clock::{self, Timestamp},
+    http::input,
+    reason::{Reason, Refusal},
+    redaction,
+    store::{
+        StoreError,
+        entries::{self, Filter, Order, Room, Walk},
+    },
+};
+
+const NDJSON: &str = "application/x-ndjson";
+/// The largest page, but for its last entry.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// The longest export. It holds a connection for as long.
+const EXPORT_LONGEST: TimeDelta = TimeDelta::hours(1);
+/// The longest value whose digest is asked for.
+const VALUE_BYTES: usize = 4 * 1024;
+
+pub(in crate::http) async fn list(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let operator = allow_reading(&app, &headers).await?;
+    let Query(asked) =
+        asked.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    let question = asked.question()?;
+    let wants_stream = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.contains(NDJSON));
+    if wants_stream {
+        if asked.limit.is_some() || asked.cursor.is_some() {
+            return Err(Refusal::new(
+                Reason::MalformedBody,
+                "An export takes neither \"limit\" nor \"cursor\": it gives everything that matches. Narrow it with filters.",
+            ));
+        }
+        return export(app, operator, question).await;
+    }
+    page(&app, &operator, &asked, question).await
+}
+
+async fn page(
+    app: &App,
+    operator: &Arc<str>,
+    asked: &Asked,
+    mut question: Question,
+) -> Result<Response, Refusal> {
+    let room = Room {
+        entries: asked.limit()?,
+        bytes: PAGE_BYTES,
+    };
+    let list = format!("entries {:?} {}", question.order, question.told);
+    let begun = asked
+        .cursor
+        .as_deref()
+        .map(|cursor| Cursor::decode(cursor, &app.keyring, &list))
+        .transpose()?;
+    let until = begun.as_ref().map_or_else(clock::now, |begun| begun.until);
+    // Each page is itself recorded: without an end, a walk towards now would go on for ever.
+    if question.order == Order::OldestFirst {
+        end_at(&mut question.filter, until);
+    }
+    let after = begun.as_ref().map(Cursor::position);
+    let read = async {
+        let mut connection = app.reading.pool.acquire().await?;
+        let (filter, order) = (&question.filter, question.order);
+        entries::page(&mut connection, filter, order, after.as_ref(), room).await
+    };
+    let (found, has_more) = read.await.map_err(|error: StoreError| away(&error))?;
+    let cursor = found
+        .last()
+        .filter(|_| has_more)
+        .map(|last| Cursor::new(until, last.position.clone()).encode(&app.keyring, &list));
+    reading::told(
+        app,
+        operator,
+        "GET /v1/audit/entries",
+        json!({"filter": question.told, "rows": found.len()}),
+    )
+    .await?;
+    // Put together as text, so that every number stays as it was recorded.
+    let data: Vec<String> = found.into_iter().map(|found| found.json).collect();
+    let body = format!(
+        r#"{{"data":[{}],"has_more":{has_more},"cursor":{}}}"#,
+        data.join(","),
+        json!(cursor)
+    );
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+fn end_at(filter: &mut Filter, until: Timestamp) {
+    filter.to = Some(filter.to.map_or(until, |to| to.min(until)));
+}
+
+/// An export under way. Reads on only as the client takes what was read.
+struct Export {
+    app: Arc<App>,
+    operator: Arc<str>,
+    told: Value,
+    walk: Walk,
+    began: Timestamp,
+    rows: u64,
+    is_over: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+async fn export(
+    app: Arc<App>,
+    operator: Arc<str>,
+    mut question: Question,
+) -> Result<Response, Refusal> {
+    let Ok(place) = Arc::clone(&app.reading.exports).try_acquire_owned() else {
+        return Err(Refusal::new(
+            Reason::RateLimited,
+            "As many exports as may run at a time are under way. Try again when one has ended, or read page by page.",
+        )
+        .retry_after(10));
+    };
+    // What was recorded up to here is committed once this reading is: the export is of exactly that.
+    let began = clock::now();
+    reading::told(
+        &app,
+        &operator,
+        "GET /v1/audit/entries",
+        json!({"filter": question.told, "export": "begun", "began_at": began}),
+    )
+    .await?;
+    end_at(&mut question.filter, began);
+    let walk = Walk::begin(&app.reading.pool, &question.filter, question.order)
+        .await
+        .map_err(|error| away(&error))?;
+    let export = Export {
+        app,
+        operator,
+        told: question.told,
+        walk,
+        began,
+        rows: 0,
+        is_over: false,
+        _place: place,
+    };
+    let body = Body::from_stream(stream::try_unfold(export, next));
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, NDJSON)], body).into_response())
+}
+
+/// The next stretch. The answer ends once it is recorded how many entries there were; an error breaks the connection, so that
+/// nobody takes a part for the whole.
+async fn next(mut export: Export) -> std::io::Result<Option<(Bytes, Export)>> {
+    if export.app.stopping.load(Ordering::Acquire) {
+        return Err(std::io::Error::other("the gateway stops"));
+    }
+    if clock::now() - export.began > EXPORT_LONGEST {
+        return Err(std::io::Error::other("the export takes too long"));
+    }
+    let found = export.walk.next().await.map_err(|error| {
+        tracing::warn!(%error, "an export broke off");
+        std::io::Error::other("the records could not be read on")
+    })?;
+    export.rows += u64::try_from(found.len()).unwrap_or_default();
+    let mut lines = String::with_capacity(found.iter().map(|one| one.json.len() + 1).sum());
+    for one in &found {
+        lines.push_str(&one.json);
+        lines.push('\n');
+    }
+    if found.is_empty() {
+        let ended = export.ended(true);
+        if reading::told(
+            &export.app,
+            &export.operator,
+            "GET /v1/audit/entries",
+            ended,
+        )
+        .await
+        .is_err()
+        {
+            return Err(std::io::Error::other("the export could not be recorded"));
+        }
+        export.is_over = true;
+        return Ok(None);
+    }
+    Ok(Some((lines.into(), export)))
+}
+
+impl Export {
+    fn ended(&self, is_complete: bool) -> Value {
+        json!({
+            "filter": self.told,
+            "export": "ended",
+            "began_at": self.began,
+            "rows": self.rows,
+            "complete": is_complete,
+        })
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let ended = self.ended(false);
+            reading::told_late(&self.app, &self.operator, "GET /v1/audit/entries", ended);
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hashing {
+    value: String,
+}
+
+/// From a value that the operator knows to what stands in its place in the records. It comes in a body, which is in no list of
+/// requests, and is not kept.
+pub(in crate::http) async fn hash(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    let operator = allow_reading(&app, &headers).await?;
+    let hashing: Hashing =
+        input::json(&headers, body, app.config.limits.client_read_timeout).await?;
+    if hashing.value.is_empty() || hashing.value.len() > VALUE_BYTES {
+        return Err(Refusal::new(
+            Reason::MalformedBody,
+            format!("\"value\" must be a text of at most {VALUE_BYTES} bytes."),
+        ));
+    }
+    let tokens = redaction::tokens_of(&hashing.value, &app.keyring);
+    let digests: Vec<&str> = tokens.iter().map(|(_, token)| token.as_str()).collect();
+    reading::told(
+        &app,
+        &operator,
+        "POST /v1/audit/hash",
+        json!({"filter": {"value": digests}, "rows": 0}),
+    )
+    .await?;
+    let data: Vec<Value> = tokens
+        .iter()
+        .map(|(form, token)| json!({"form": form, "token": token}))
+        .collect();
+    Ok(Json(json!({"data": data, "value": digests.join(",")})))
+}
