@@ -321,6 +321,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_from_a_marked_place_stays_marked() {
+        let call = Marks::of(&json!({"properties": {
+            "to": {"x-sensitivity": "pii"}, "all": {"properties": {"pin": {"x-sensitivity": "secret"}}}, "plain": {}
+        }}));
+        let taken = [("id", "/to"), ("object", "/all"), ("free", "/plain")];
+        let marks = Marks::of(&json!({"properties": {"id": {}, "object": {}, "free": {}}}))
+            .with_those_of(&call, taken.into_iter());
+        let arguments = json!({"id": "planted-1", "object": {"pin": "planted-2"}, "free": "stays"});
+        let clean = redactor(Caps::default()).redact(&marks, &arguments);
+        let text = clean.as_json();
+        assert!(
+            !text.contains("planted") && text.contains("stays"),
+            "{text}"
+        );
+        assert!(text.contains("pii:") && text.contains("secret:"), "{text}");
+    }
+
+    #[test]
     fn names_within_a_value_that_is_marked_as_a_whole_are_covered() {
         let marks = Marks::of(&json!({"properties": {
             "card": {"x-sensitivity": "secret", "properties": {"number": {}}},

@@ -8,7 +8,6 @@ use crate::{
     app::App,
     call::{ByClass, ClassRule, ClassRules},
     parked::Sealed,
-    reason::Refusal,
     redaction::View,
     store::{
         self, StoreError,
@@ -116,22 +115,4 @@ fn opened(app: &App, row: &ApprovalRow, sealed: &[u8]) -> Option<Sealed> {
 }
 
 /// What an approver reads in the place of arguments that do not open.
-pub const UNREADABLE: &str = "What was sealed of this call does not open with any master secret of the config. Add the one that was in force when it was parked to previous_master_secrets, or deny the call: the agent can make it again.";
-
-/// Whether a parked call does not open with any master secret.
-///
-/// # Errors
-/// When the database is away.
-pub(super) async fn unreadable(app: &App, row: &ApprovalRow) -> Result<bool, Refusal> {
-    let kept = async {
-        let mut connection = app.pool.acquire().await?;
-        store::calls::find(&mut connection, &row.call_id).await
-    };
-    let kept = kept.await.map_err(|error: StoreError| {
-        tracing::warn!(%error, "a parked call could not be read");
-        Refusal::record_unavailable()
-    })?;
-    Ok(kept
-        .and_then(|call| call.sealed)
-        .is_some_and(|sealed| opened(app, row, &sealed).is_none()))
-}
+pub const UNREADABLE: &str = "What was sealed of this call does not open with any master secret of the config, so it cannot be executed: approved, it is voided. Add the secret that was in force when it was parked to previous_master_secrets, or deny the call; the agent can make it again.";

@@ -138,7 +138,13 @@ fn the_read(app: &App, call: &ToolCall, wanted: &Before, id: CallId) -> Result<T
     let format = tool.contract.body_formats().first().copied();
     let request = contract::build(&tool, &arguments, format)?;
     let digest = contract::digest(app, &call.caller, &tool, &arguments);
-    let redacted = app.redactor.redact(&tool.marks, &arguments);
+    // The read's own contract may not mark what the call's does.
+    let taken = wanted
+        .arguments
+        .iter()
+        .map(|(name, pointer)| (name.as_str(), pointer.as_str()));
+    let marks = tool.marks.with_those_of(&call.tool.marks, taken);
+    let redacted = app.redactor.redact(&marks, &arguments);
     Ok(ToolCall {
         id,
         surface: Surface::Before,

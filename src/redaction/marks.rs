@@ -67,8 +67,42 @@ impl Marks {
         None
     }
 
-    /// The classes with which the place is marked to which a JSON pointer into a value leads.
-    pub fn classes_at(&self, pointer: &str) -> Vec<&str> {
+    /// These marks, and for each of some properties those of the place to which a pointer leads in other marks: what was taken
+    /// from there is as sensitive as it was there.
+    #[must_use]
+    pub fn with_those_of<'a>(
+        &self,
+        other: &Self,
+        taken: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let mut all = self.clone();
+        for (property, pointer) in taken {
+            let also: Vec<Mark> = other
+                .at(pointer)
+                .into_iter()
+                .filter(|mark| !mark.is_empty())
+                .cloned()
+                .collect();
+            if also.is_empty() {
+                continue;
+            }
+            let mark = Mark {
+                properties: HashMap::from([(
+                    property.to_owned(),
+                    Mark {
+                        also,
+                        ..Mark::default()
+                    },
+                )]),
+                ..Mark::default()
+            };
+            all.root.also.push(mark);
+        }
+        all
+    }
+
+    /// The marks that hold for the place to which a JSON pointer into a value leads.
+    fn at(&self, pointer: &str) -> Vec<&Mark> {
         let mut here = vec![&self.root];
         for token in pointer.split('/').skip(1) {
             let name = token.replace("~1", "/").replace("~0", "~");
@@ -77,7 +111,12 @@ impl Marks {
                 .flat_map(|mark| below(mark, &name))
                 .collect();
         }
-        here.into_iter().flat_map(classes).collect()
+        here
+    }
+
+    /// The classes with which the place is marked to which a JSON pointer into a value leads.
+    pub fn classes_at(&self, pointer: &str) -> Vec<&str> {
+        self.at(pointer).into_iter().flat_map(classes).collect()
     }
 }
 

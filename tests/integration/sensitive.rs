@@ -183,7 +183,7 @@ async fn a_reference_is_turned_back_in_its_own_run_and_place_and_nowhere_else() 
     let form = world
         .agent(Method::POST, "/probe/letters/a%40b.example")
         .header("toolgate-run", &run)
-        .form(&[("blind", &email)]);
+        .form(&[("blind[0]", &email)]);
     send(form).await.expect(200);
     let by_name = send(world.letter(&run, &json!({"to": email})))
         .await
