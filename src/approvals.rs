@@ -1,31 +1,32 @@
-//! Deciding on parked calls: who may vote, what a vote is on, and when enough people have spoken. One person counts once,
-//! and for one tier.
+//! Deciding on parked calls: who may vote, on whose right, what a vote is on, and what it comes to. Who counts for what is
+//! decided in `composition`.
 
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use serde_json::{Value, json};
+use serde_json::json;
+use sqlx::PgConnection;
 
 use crate::{
     app::App,
     audit::ActError,
     call::Consequence,
     clock,
+    composition::{Case, Voice, is_maker},
     entry::{Entry, Kind, Outcome},
     ids::{ApprovalId, CallId},
     killswitch::Target,
-    parked::{self, Sealed},
-    policy::{ApprovalFacts, OperatorAction, OperatorContext, OperatorResource},
+    parked,
+    policy::OperatorAction,
     reason::{Reason, Refusal},
-    store::{
-        self, StoreError,
-        approvals::{ApprovalRow, TierRow, VoteRow},
-    },
+    store::{self, StoreError, approvals::ApprovalRow, composition::NewVote},
 };
 
-mod quorum;
+pub mod delegations;
+pub mod escalation;
+mod listing;
 
-use quorum::enough;
+pub use listing::{Decidable, Shown, decidable, shown, shown_all};
 
 /// What an operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,61 +53,6 @@ impl Vote {
     }
 }
 
-/// An approval with everything an approver is shown.
-#[derive(Debug)]
-pub struct Shown {
-    /// As it is kept.
-    pub row: ApprovalRow,
-    /// The tiers it waits in.
-    pub tiers: Vec<TierRow>,
-    /// Who has voted.
-    pub votes: Vec<VoteRow>,
-    /// The real arguments; gone once the call has ended.
-    pub arguments: Option<Value>,
-    /// The agent's justification: the agent's words, not a fact.
-    pub words: Option<String>,
-    /// What the run is for.
-    pub purpose: Option<String>,
-}
-
-/// Reads an approval as an approver is shown it.
-///
-/// # Errors
-/// When the database is away.
-pub async fn shown(app: &App, row: ApprovalRow) -> Result<Shown, StoreError> {
-    let mut connection = app.pool.acquire().await?;
-    let tiers = store::approvals::tiers(&mut connection, &row.approval_id).await?;
-    let votes = store::approvals::votes(&mut connection, &row.approval_id).await?;
-    let call = store::calls::find(&mut connection, &row.call_id).await?;
-    drop(connection);
-    let sealed = call
-        .and_then(|call| call.sealed)
-        .and_then(|sealed| app.keyring.open(&row.call_id, &sealed).ok())
-        .and_then(|plain| serde_json::from_slice::<Sealed>(&plain).ok());
-    let purpose = match row.run_id.parse() {
-        Ok(run) => app
-            .runs
-            .find(&run)
-            .await
-            .ok()
-            .flatten()
-            .map(|run| run.purpose.clone()),
-        Err(_) => None,
-    };
-    let (arguments, words) = match sealed {
-        Some(sealed) => (Some(Value::Object(sealed.arguments)), sealed.words),
-        None => (None, None),
-    };
-    Ok(Shown {
-        row,
-        tiers,
-        votes,
-        arguments,
-        words,
-        purpose,
-    })
-}
-
 /// One decision of one operator.
 #[derive(Debug)]
 pub struct Ballot {
@@ -118,6 +64,8 @@ pub struct Ballot {
     pub digest: String,
     /// Why.
     pub reason: String,
+    /// Whose right to use, where it is not the operator's own and more than one lent theirs.
+    pub authority: Option<String>,
 }
 
 /// What became of a vote.
@@ -135,6 +83,10 @@ enum Counted {
     Overdue,
     /// Its clock is stopped.
     Frozen,
+    /// It has not been opened to the voter's tier yet.
+    TooEarly,
+    /// What the vote would rest on was taken back or has run out.
+    TakenBack,
     /// This person has voted already.
     Again,
     /// It is not what the operator saw.
@@ -147,7 +99,7 @@ enum Counted {
 /// A refusal: not found, not allowed, stale, too late, halted, or the database is away.
 pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRow, Refusal> {
     let row = find(app, id).await?;
-    let tiers = eligible(app, &row, &ballot).await?;
+    let voice = voice(app, &row, &ballot).await?;
     if ballot.digest != row.digest {
         return Err(stale());
     }
@@ -167,7 +119,7 @@ pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRo
             "The approval names no valid call; tell an operator.",
         )
     })?;
-    let counted = count(app, &row, &call, tiers, ballot).await?;
+    let counted = count(app, &row, &call, voice, ballot).await?;
     match counted {
         Counted::Waiting => {}
         Counted::Approved => {
@@ -195,6 +147,18 @@ pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRo
             return Err(Refusal::new(
                 Reason::Halted,
                 "A kill switch covers this call, so it cannot be approved now; its time stands still. Resume first, or deny it.",
+            ));
+        }
+        Counted::TooEarly => {
+            return Err(Refusal::new(
+                Reason::DeniedByPolicy,
+                "This approval has not been opened to your tier yet; it shows when it will be.",
+            ));
+        }
+        Counted::TakenBack => {
+            return Err(Refusal::new(
+                Reason::DeniedByPolicy,
+                "The delegation that this vote would use is no longer in force; nothing was changed.",
             ));
         }
         Counted::Again => {
@@ -256,85 +220,112 @@ fn halted(app: &App, row: &ApprovalRow) -> Option<crate::ids::KillSwitchId> {
     })
 }
 
-/// The tiers for which this operator may speak.
+const SELF_APPROVAL: &str = "This call was asked for by your own agent or in a run that you triggered. Somebody else must decide.";
+
+/// On whose right this operator speaks, and for what: their own where they have any and name nobody else, else that of the one
+/// who lent them theirs.
 ///
 /// # Errors
-/// When there is none, and for what is one's own: the agent's owner and whoever triggered the run never decide, not
-/// even as administrators.
-async fn eligible(app: &App, row: &ApprovalRow, ballot: &Ballot) -> Result<Vec<String>, Refusal> {
+/// When there is none, and for what is one's own: the agent's owner and whoever triggered the run never decide, not even as
+/// administrators, and neither through somebody else nor for somebody else.
+async fn voice(app: &App, row: &ApprovalRow, ballot: &Ballot) -> Result<Voice, Refusal> {
     let operator = &*ballot.operator;
-    let own = is_person(&row.triggered_by, operator) || row.owner == operator;
-    if own {
-        return Err(Refusal::new(
-            Reason::SelfApproval,
-            "This call was asked for by your own agent or in a run that you triggered. Somebody else must decide.",
-        ));
+    if is_maker(app, row, operator) {
+        return Err(Refusal::new(Reason::SelfApproval, SELF_APPROVAL));
     }
-    let tiers = async {
+    let read = async {
         let mut connection = app.pool.acquire().await?;
-        store::approvals::tiers(&mut connection, &row.approval_id).await
-    }
-    .await
-    .map_err(|error: StoreError| {
-        tracing::warn!(%error, "the tiers of an approval could not be read");
+        let case = Case::load(&mut connection, vec![row.clone()]).await?.pop();
+        let lent = store::delegations::to(&mut connection, operator).await?;
+        Ok((case, lent))
+    };
+    let (case, lent) = read.await.map_err(|error: StoreError| {
+        tracing::warn!(%error, "what an approval asks for could not be read");
         Refusal::record_unavailable()
     })?;
-    let facts = ApprovalFacts {
-        agent: &row.agent,
-        owner: &row.owner,
-        triggered_by: &row.triggered_by,
-        tool: &row.tool,
-        api: &row.api,
-        consequence: &row.consequence,
-        run: &row.run_id,
-    };
-    let mut may = Vec::new();
-    let mut policies = Vec::new();
-    for tier in tiers {
-        let decision = app.policies.decide_operator(
-            operator,
-            ballot.vote.action(),
-            OperatorResource::Tier(&tier.tier),
-            OperatorContext::Approval(facts),
-        );
-        if decision.permitted {
-            may.push(tier.tier);
-        } else {
-            policies.extend(decision.policies);
+    let case = case.ok_or_else(|| Refusal::new(Reason::NotFound, "There is no such approval."))?;
+    let action = ballot.vote.action();
+    let named = ballot.authority.as_deref().filter(|name| *name != operator);
+    if named.is_none() {
+        let own = case.own_voice(app, action, operator);
+        if counts(&own, ballot.vote) {
+            return Ok(own);
+        }
+        if ballot.authority.is_some() {
+            return Err(nothing_to_say(app, &case, ballot));
         }
     }
-    if may.is_empty() {
-        let mut refusal = Refusal::new(
-            Reason::DeniedByPolicy,
-            "None of your roles may decide on this approval.",
-        );
-        refusal.policies = policies;
-        return Err(refusal);
+    let mut froms: Vec<&str> = lent
+        .iter()
+        .map(|lent| lent.from_operator.as_str())
+        .collect();
+    froms.sort_unstable();
+    froms.dedup();
+    froms.retain(|from| named.is_none_or(|named| named == *from));
+    let mut voices: Vec<Voice> = Vec::new();
+    let mut of_makers = false;
+    for from in froms {
+        let voice = case.lent_voice(app, action, (operator, from), &lent);
+        if counts(&voice, ballot.vote) {
+            if is_maker(app, row, from) {
+                of_makers = true;
+            } else {
+                voices.push(voice);
+            }
+        }
     }
-    Ok(may)
+    match (voices.pop(), voices.as_slice()) {
+        (Some(voice), []) => Ok(voice),
+        (Some(last), others) => {
+            let names: Vec<&str> = others
+                .iter()
+                .chain(std::iter::once(&last))
+                .map(|voice| voice.authority.as_str())
+                .collect();
+            Err(Refusal::new(
+                Reason::Conflict,
+                format!(
+                    "Several operators lent you a right to decide on this ({}): say in \"for\" whose you use. Nothing was changed.",
+                    names.join(", ")
+                ),
+            ))
+        }
+        (None, _) if of_makers => Err(Refusal::new(
+            Reason::SelfApproval,
+            "Whoever lent you this right asked for the call, so it cannot be used here. Somebody else must decide.",
+        )),
+        (None, _) => Err(nothing_to_say(app, &case, ballot)),
+    }
 }
 
-/// Whether a run's `triggered_by` names this person: by the bare name, or as `operator:name` or `user:name`.
-fn is_person(triggered_by: &str, operator: &str) -> bool {
-    let name = triggered_by
-        .split_once(':')
-        .filter(|(kind, _)| {
-            ["operator", "user", "person", "human"]
-                .iter()
-                .any(|known| kind.trim().eq_ignore_ascii_case(known))
-        })
-        .map_or(triggered_by, |(_, name)| name);
-    name.trim().eq_ignore_ascii_case(operator)
+/// An approval needs a seat; a denial only a say.
+fn counts(voice: &Voice, vote: Vote) -> bool {
+    match vote {
+        Vote::Approve => !voice.seats.is_empty(),
+        Vote::Deny => !voice.tiers.is_empty(),
+    }
+}
+
+fn nothing_to_say(app: &App, case: &Case, ballot: &Ballot) -> Refusal {
+    let own = case.own_voice(app, ballot.vote.action(), &ballot.operator);
+    let words = if own.tiers.is_empty() {
+        "None of your roles, groups and delegations may decide on this approval."
+    } else {
+        "The policies let you speak on this approval, but you hold none of the roles and groups that it asks for."
+    };
+    let mut refusal = Refusal::new(Reason::DeniedByPolicy, words);
+    refusal.policies = case.forbidding(app, ballot.vote.action(), &ballot.operator);
+    refusal
 }
 
 async fn count(
-    app: &App,
+    app: &Arc<App>,
     row: &ApprovalRow,
     call: &CallId,
-    tiers: Vec<String>,
+    voice: Voice,
     ballot: Ballot,
 ) -> Result<Counted, Refusal> {
-    let (id, call) = (row.approval_id.clone(), call.clone());
+    let (id, call, shared) = (row.approval_id.clone(), call.clone(), Arc::clone(app));
     app.recorder
         .act(move |connection| {
             async move {
@@ -358,46 +349,18 @@ async fn count(
                 if row.digest != ballot.digest {
                     return Ok((Vec::new(), Counted::Stale));
                 }
-                let added = store::approvals::add_vote(
+                let escalated = store::composition::escalate(connection, Some(&id)).await?;
+                let mut entries: Vec<Entry> = escalated.iter().map(escalation::entry).collect();
+                let counted = cast(
                     connection,
-                    &id,
-                    &ballot.operator,
-                    ballot.vote.as_str(),
-                    &tiers,
-                    &ballot.digest,
-                    &ballot.reason,
+                    &shared,
+                    row,
+                    &call,
+                    voice,
+                    &ballot,
+                    &mut entries,
                 )
                 .await?;
-                if !added {
-                    return Ok((Vec::new(), Counted::Again));
-                }
-                let mut entries = vec![vote_entry(&row, &call, &ballot)];
-                let counted = match ballot.vote {
-                    Vote::Deny => {
-                        let because = format!(
-                            "NOT executed. {} denied the call: {}",
-                            ballot.operator, ballot.reason
-                        );
-                        let ending = parked::unsent(call.clone(), Outcome::Denied, &because);
-                        store::calls::finish(connection, &ending).await?;
-                        entries.push(parked::ended_entry(&row, &call, Outcome::Denied, &because));
-                        Counted::Denied
-                    }
-                    Vote::Approve => {
-                        let needed = store::approvals::tiers(connection, &id).await?;
-                        let votes = store::approvals::votes(connection, &id).await?;
-                        if !enough(&needed, &votes) {
-                            Counted::Waiting
-                        } else if store::approvals::approve(connection, &id, call.as_str()).await? {
-                            Counted::Approved
-                        } else {
-                            // Its time ran out between the two looks: the whole transaction is undone.
-                            return Err(StoreError::Conflict(
-                                "the approval is not pending any more".to_owned(),
-                            ));
-                        }
-                    }
-                };
                 Ok((entries, counted))
             }
             .boxed()
@@ -417,7 +380,130 @@ async fn count(
         })
 }
 
-fn vote_entry(row: &ApprovalRow, call: &CallId, ballot: &Ballot) -> Entry {
+/// Counts one vote on an approval that is pending and locked. An error undoes the whole transaction.
+async fn cast(
+    connection: &mut PgConnection,
+    app: &App,
+    row: ApprovalRow,
+    call: &CallId,
+    mut voice: Voice,
+    ballot: &Ballot,
+    entries: &mut Vec<Entry>,
+) -> Result<Counted, StoreError> {
+    let id = row.approval_id.clone();
+    let lent: Vec<String> = voice
+        .seats
+        .iter()
+        .filter_map(|seat| seat.delegation.clone())
+        .collect();
+    if !lent.is_empty() {
+        // On the database's clock, in the moment of the vote.
+        let in_force = store::delegations::in_force(connection, &lent).await?;
+        voice.seats.retain(|seat| {
+            let lent = seat.delegation.as_ref();
+            lent.is_none_or(|id| in_force.contains(id))
+        });
+        if voice.seats.is_empty() {
+            return Ok(Counted::TakenBack);
+        }
+        let seats = &voice.seats;
+        voice
+            .tiers
+            .retain(|tier| seats.iter().any(|seat| seat.tier == *tier));
+    }
+    let mut case = only(Case::load(connection, vec![row]).await?)?;
+    let may_now = {
+        let open = case.open_tiers();
+        match ballot.vote {
+            Vote::Approve => voice
+                .seats
+                .iter()
+                .any(|seat| open.contains(seat.tier.as_str())),
+            Vote::Deny => voice.tiers.iter().any(|tier| open.contains(tier.as_str())),
+        }
+    };
+    if !may_now {
+        return Ok(Counted::TooEarly);
+    }
+    let mut delegations: Vec<String> = voice
+        .seats
+        .iter()
+        .filter_map(|seat| seat.delegation.clone())
+        .collect();
+    delegations.sort_unstable();
+    delegations.dedup();
+    let added = store::composition::add_vote(
+        connection,
+        &NewVote {
+            approval_id: &id,
+            operator: &ballot.operator,
+            authority: &voice.authority,
+            vote: ballot.vote.as_str(),
+            tiers: &voice.tiers,
+            seats: &voice.seats,
+            delegations: &delegations,
+            digest: &ballot.digest,
+            reason: &ballot.reason,
+        },
+    )
+    .await?;
+    if !added {
+        return Ok(Counted::Again);
+    }
+    entries.push(vote_entry(&case.row, call, ballot, &voice));
+    case.votes = store::composition::votes(connection, std::slice::from_ref(&id)).await?;
+    match ballot.vote {
+        Vote::Deny if case.is_denied() => {
+            let because = format!(
+                "NOT executed. {} denied the call: {}",
+                ballot.operator, ballot.reason
+            );
+            let ending = parked::unsent(call.clone(), Outcome::Denied, &because);
+            if !store::calls::finish(connection, &ending).await? {
+                return Err(StoreError::Conflict(
+                    "the call behind this approval is not parked".to_owned(),
+                ));
+            }
+            entries.push(parked::ended_entry(
+                &case.row,
+                call,
+                Outcome::Denied,
+                &because,
+            ));
+            Ok(Counted::Denied)
+        }
+        Vote::Approve if case.is_fulfilled(app) => {
+            if store::approvals::approve(connection, &id, call.as_str()).await? {
+                Ok(Counted::Approved)
+            } else {
+                // Its time ran out between the two looks: the whole transaction is undone.
+                Err(StoreError::Conflict(
+                    "the approval is not pending any more".to_owned(),
+                ))
+            }
+        }
+        Vote::Deny | Vote::Approve => Ok(Counted::Waiting),
+    }
+}
+
+fn only(cases: Vec<Case>) -> Result<Case, StoreError> {
+    let mut cases = cases.into_iter();
+    cases
+        .next()
+        .ok_or_else(|| StoreError::Conflict("the approval is gone".to_owned()))
+}
+
+fn vote_entry(row: &ApprovalRow, call: &CallId, ballot: &Ballot, voice: &Voice) -> Entry {
+    let mut detail = json!({
+        "vote": ballot.vote.as_str(),
+        "tiers": voice.tiers,
+        "seats": voice.seats,
+    });
+    if voice.authority != *ballot.operator
+        && let Some(detail) = detail.as_object_mut()
+    {
+        detail.insert("for".to_owned(), json!(voice.authority));
+    }
     Entry {
         call_id: Some(call.clone()),
         run_id: row.run_id.parse().ok(),
@@ -429,22 +515,7 @@ fn vote_entry(row: &ApprovalRow, call: &CallId, ballot: &Ballot) -> Entry {
         arguments_digest: Some(ballot.digest.as_str().into()),
         decided_at: Some(clock::now()),
         words: Some(ballot.reason.clone()),
-        detail: Some(json!({"vote": ballot.vote.as_str()})),
+        detail: Some(detail),
         ..Entry::new(Kind::ApprovalVote)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_triggered_the_run_is_recognised_in_every_spelling() {
-        for text in ["ada", "Ada", "operator:ada", "user:ada", "Human : ada"] {
-            assert!(is_person(text, "ada"), "{text}");
-        }
-        for text in ["schedule:nightly", "adam", "ticket:ada"] {
-            assert!(!is_person(text, "ada"), "{text}");
-        }
     }
 }

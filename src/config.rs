@@ -11,6 +11,7 @@ use std::{
 
 use crate::{
     diagnostics::{Finding, SourceFile},
+    quorum::Member,
     secrets::{Keyring, Secret},
     yaml::{self, Spanned},
 };
@@ -18,9 +19,11 @@ use crate::{
 mod file;
 mod interpolate;
 mod read;
+mod tiers;
 
 pub use interpolate::Variables;
 pub use read::{read_directory, read_file};
+pub use tiers::{Escalation, Tier};
 
 /// Everything that `serve` needs to know before it opens contracts and policies.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ pub struct Config {
     pub agents: BTreeMap<Arc<str>, Arc<Agent>>,
     /// The people who may approve, halt and read.
     pub operators: BTreeMap<Arc<str>, Operator>,
-    /// Who may approve what is parked in which tier.
+    /// What it takes to approve what is parked in which tier.
     pub tiers: BTreeMap<Arc<str>, Tier>,
 }
 
@@ -83,6 +86,8 @@ pub struct Limits {
     pub record_timeout: Duration,
     /// How long shutdown waits for calls in flight.
     pub shutdown_timeout: Duration,
+    /// The longest for which an operator may lend their right to vote.
+    pub longest_delegation: Duration,
 }
 
 /// One API behind the gateway.
@@ -141,24 +146,26 @@ pub struct Agent {
 pub struct Operator {
     /// Cedar roles that the operator holds.
     pub roles: Vec<String>,
+    /// Cedar groups (`OperatorGroup`) that the operator is in.
+    pub groups: Vec<String>,
 }
 
-/// What it takes to approve a parked call.
-#[derive(Debug, Clone)]
-pub struct Tier {
-    /// The role whose members may approve.
-    pub role: String,
-    /// How many different people must.
-    pub approvals: u32,
-    /// After this time a pending approval becomes *not executed*.
-    pub expires_in: Duration,
+impl Operator {
+    /// Whether the operator is what a requirement asks for.
+    pub fn is(&self, member: &Member) -> bool {
+        match member {
+            Member::Role(role) => self.roles.contains(role),
+            Member::Group(group) => self.groups.contains(group),
+        }
+    }
 }
 
 /// Reads, resolves and checks a config file. Every problem found is reported, and a config comes back only
-/// when there is none.
+/// when there is none; notes are no problems.
 pub fn load(file: &SourceFile, variables: &Variables) -> (Option<Config>, Vec<Finding>) {
     let (config, findings) = load_for_check(file, variables);
-    (config.filter(|_| findings.is_empty()), findings)
+    let usable = findings.iter().all(|finding| finding.note);
+    (config.filter(|_| usable), findings)
 }
 
 /// The same, but a config comes back whenever the file can be read at all, with empty places where something is wrong: good
@@ -206,7 +213,7 @@ impl Resolver<'_> {
         let apis = self.apis(&written.apis);
         let operators = self.operators(&written);
         let agents = self.agents(&written);
-        let tiers = self.tiers(&written);
+        let tiers = self.tiers(&written, &operators, &agents);
         let master_secret = self.master_secret(&written.master_secret);
         let database = self.database(&written.database);
         Config {
@@ -226,6 +233,7 @@ impl Resolver<'_> {
                 max_wait: Duration::from_secs(written.limits.max_wait_seconds),
                 record_timeout: Duration::from_millis(written.limits.record_timeout_ms),
                 shutdown_timeout: Duration::from_secs(written.limits.shutdown_timeout_seconds),
+                longest_delegation: Duration::from_secs(written.limits.longest_delegation_seconds),
             },
             apis,
             agents,
@@ -410,54 +418,11 @@ impl Resolver<'_> {
                 name.as_str().into(),
                 Operator {
                     roles: spanned.value.roles.clone(),
+                    groups: spanned.value.groups.clone(),
                 },
             );
         }
         operators
-    }
-
-    fn tiers(&mut self, written: &file::Config) -> BTreeMap<Arc<str>, Tier> {
-        let mut tiers = BTreeMap::new();
-        for (name, spanned) in &written.tiers {
-            let tier = &spanned.value;
-            let members = written
-                .operators
-                .values()
-                .filter(|operator| operator.value.roles.contains(&tier.role))
-                .count();
-            if tier.approvals == 0 {
-                self.wrong(
-                    spanned,
-                    format!("tier {name} needs no approval at all"),
-                    "approvals must be 1 or more",
-                );
-            } else if members < usize::try_from(tier.approvals).unwrap_or(usize::MAX) {
-                self.wrong(
-                    spanned,
-                    format!(
-                        "tier {name} needs {} people, but role {} has {members}",
-                        tier.approvals, tier.role
-                    ),
-                    "nothing parked there could ever be approved: give the role to more operators",
-                );
-            }
-            if tier.expires_in_seconds == 0 {
-                self.wrong(
-                    spanned,
-                    format!("tier {name} expires at once"),
-                    "expires_in_seconds must be 1 or more",
-                );
-            }
-            tiers.insert(
-                name.as_str().into(),
-                Tier {
-                    role: tier.role.clone(),
-                    approvals: tier.approvals,
-                    expires_in: Duration::from_secs(tier.expires_in_seconds),
-                },
-            );
-        }
-        tiers
     }
 }
 

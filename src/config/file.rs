@@ -53,6 +53,7 @@ pub(super) struct Limits {
     pub max_wait_seconds: u64,
     pub record_timeout_ms: u64,
     pub shutdown_timeout_seconds: u64,
+    pub longest_delegation_seconds: u64,
 }
 
 impl Default for Limits {
@@ -65,6 +66,7 @@ impl Default for Limits {
             max_wait_seconds: 300,
             record_timeout_ms: 2_000,
             shutdown_timeout_seconds: 20,
+            longest_delegation_seconds: 30 * 86_400,
         }
     }
 }
@@ -111,14 +113,33 @@ pub(super) struct Agent {
 #[serde(deny_unknown_fields)]
 pub(super) struct Operator {
     pub roles: Vec<String>,
+    #[serde(default)]
+    pub groups: Vec<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tier {
-    pub role: String,
-    pub approvals: u32,
+    pub requires: Vec<Spanned<Requirement>>,
+    #[serde(default = "default_denials")]
+    pub denials: u32,
     pub expires_in_seconds: u64,
+    pub escalates: Option<Spanned<Escalates>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Requirement {
+    pub role: Option<String>,
+    pub group: Option<String>,
+    pub approvals: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Escalates {
+    pub to: String,
+    pub after_seconds: u64,
 }
 
 fn default_agents() -> SocketAddr {
@@ -140,6 +161,11 @@ const fn default_idle_timeout() -> u64 {
 
 const fn default_upstream_connections() -> usize {
     256
+}
+
+/// One person with a say ends the call.
+const fn default_denials() -> u32 {
+    1
 }
 
 const fn default_pending() -> u32 {

@@ -18,6 +18,7 @@ use crate::{
 };
 
 pub(super) mod approvals;
+pub(super) mod delegations;
 pub(super) mod kill_switches;
 
 /// The longest reason an operator may give.
