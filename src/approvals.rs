@@ -12,7 +12,7 @@ use crate::{
     audit::ActError,
     call::Consequence,
     clock,
-    composition::{Case, Voice, is_maker},
+    composition::{Case, Voice},
     entry::{Entry, Kind, Outcome},
     ids::{ApprovalId, CallId},
     killswitch::Target,
@@ -25,6 +25,7 @@ use crate::{
 pub mod delegations;
 pub mod escalation;
 mod listing;
+mod voice;
 
 pub use listing::{Decidable, Shown, decidable, shown, shown_all};
 
@@ -71,12 +72,8 @@ pub struct Ballot {
 /// What became of a vote.
 #[derive(Debug)]
 enum Counted {
-    /// More people are needed.
-    Waiting,
-    /// Enough: the call goes on.
-    Approved,
-    /// The call ends.
-    Denied,
+    /// It is: the approval as it stands with it.
+    Yes(Box<ApprovalRow>),
     /// The state had changed before.
     TooLate { state: String },
     /// It ran out of time before.
@@ -98,8 +95,9 @@ enum Counted {
 /// # Errors
 /// A refusal: not found, not allowed, stale, too late, halted, or the database is away.
 pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRow, Refusal> {
-    let row = find(app, id).await?;
-    let voice = voice(app, &row, &ballot).await?;
+    let (case, lent) = voice::read(app, id, &ballot.operator).await?;
+    let voice = voice::voice(app, &case, &lent, &ballot)?;
+    let row = case.row;
     if ballot.digest != row.digest {
         return Err(stale());
     }
@@ -121,55 +119,49 @@ pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRo
     })?;
     let counted = count(app, &row, &call, voice, ballot).await?;
     match counted {
-        Counted::Waiting => {}
-        Counted::Approved => {
-            let app = Arc::clone(app);
-            app.tasks.clone().spawn(crate::pipeline::resume(app, call));
+        Counted::Yes(row) => {
+            match row.state.as_str() {
+                "approved" => {
+                    let app = Arc::clone(app);
+                    app.tasks.clone().spawn(crate::pipeline::resume(app, call));
+                }
+                "denied" => app.waiters.wake(&call),
+                _ => {}
+            }
+            Ok(*row)
         }
-        Counted::Denied => app.waiters.wake(&call),
         Counted::Overdue => {
             // Nobody has come by to say so yet.
             let _ =
                 parked::end_unsent(&app.recorder, &app.waiters, &row, Outcome::Expired, EXPIRED)
                     .await;
-            return Err(Refusal::new(
+            Err(Refusal::new(
                 Reason::ApprovalExpired,
                 "This approval has expired; the call was not executed and cannot be any more.",
-            ));
+            ))
         }
-        Counted::TooLate { state } => {
-            return Err(Refusal::new(
-                Reason::Conflict,
-                format!("This approval is {state} already; nothing was changed."),
-            ));
-        }
-        Counted::Frozen => {
-            return Err(Refusal::new(
-                Reason::Halted,
-                "A kill switch covers this call, so it cannot be approved now; its time stands still. Resume first, or deny it.",
-            ));
-        }
-        Counted::TooEarly => {
-            return Err(Refusal::new(
-                Reason::DeniedByPolicy,
-                "This approval has not been opened to your tier yet; it shows when it will be.",
-            ));
-        }
-        Counted::TakenBack => {
-            return Err(Refusal::new(
-                Reason::DeniedByPolicy,
-                "The delegation that this vote would use is no longer in force; nothing was changed.",
-            ));
-        }
-        Counted::Again => {
-            return Err(Refusal::new(
-                Reason::Conflict,
-                "You have voted on this approval already; one person counts once.",
-            ));
-        }
-        Counted::Stale => return Err(stale()),
+        Counted::TooLate { state } => Err(Refusal::new(
+            Reason::Conflict,
+            format!("This approval is {state} already; nothing was changed."),
+        )),
+        Counted::Frozen => Err(Refusal::new(
+            Reason::Halted,
+            "A kill switch covers this call, so it cannot be approved now; its time stands still. Resume first, or deny it.",
+        )),
+        Counted::TooEarly => Err(Refusal::new(
+            Reason::DeniedByPolicy,
+            "This approval has not been opened to your tier yet; it shows when it will be.",
+        )),
+        Counted::TakenBack => Err(Refusal::new(
+            Reason::DeniedByPolicy,
+            "The delegation that this vote would use is no longer in force; nothing was changed.",
+        )),
+        Counted::Again => Err(Refusal::new(
+            Reason::Conflict,
+            "You have voted on this approval already; one person counts once.",
+        )),
+        Counted::Stale => Err(stale()),
     }
-    find(app, id).await
 }
 
 /// What an expired call says.
@@ -218,104 +210,6 @@ fn halted(app: &App, row: &ApprovalRow) -> Option<crate::ids::KillSwitchId> {
         agent: &row.agent,
         run: &row.run_id,
     })
-}
-
-const SELF_APPROVAL: &str = "This call was asked for by your own agent or in a run that you triggered. Somebody else must decide.";
-
-/// On whose right this operator speaks, and for what: their own where they have any and name nobody else, else that of the one
-/// who lent them theirs.
-///
-/// # Errors
-/// When there is none, and for what is one's own: the agent's owner and whoever triggered the run never decide, not even as
-/// administrators, and neither through somebody else nor for somebody else.
-async fn voice(app: &App, row: &ApprovalRow, ballot: &Ballot) -> Result<Voice, Refusal> {
-    let operator = &*ballot.operator;
-    if is_maker(app, row, operator) {
-        return Err(Refusal::new(Reason::SelfApproval, SELF_APPROVAL));
-    }
-    let read = async {
-        let mut connection = app.pool.acquire().await?;
-        let case = Case::load(&mut connection, vec![row.clone()]).await?.pop();
-        let lent = store::delegations::to(&mut connection, operator).await?;
-        Ok((case, lent))
-    };
-    let (case, lent) = read.await.map_err(|error: StoreError| {
-        tracing::warn!(%error, "what an approval asks for could not be read");
-        Refusal::record_unavailable()
-    })?;
-    let case = case.ok_or_else(|| Refusal::new(Reason::NotFound, "There is no such approval."))?;
-    let action = ballot.vote.action();
-    let named = ballot.authority.as_deref().filter(|name| *name != operator);
-    if named.is_none() {
-        let own = case.own_voice(app, action, operator);
-        if counts(&own, ballot.vote) {
-            return Ok(own);
-        }
-        if ballot.authority.is_some() {
-            return Err(nothing_to_say(app, &case, ballot));
-        }
-    }
-    let mut froms: Vec<&str> = lent
-        .iter()
-        .map(|lent| lent.from_operator.as_str())
-        .collect();
-    froms.sort_unstable();
-    froms.dedup();
-    froms.retain(|from| named.is_none_or(|named| named == *from));
-    let mut voices: Vec<Voice> = Vec::new();
-    let mut of_makers = false;
-    for from in froms {
-        let voice = case.lent_voice(app, action, (operator, from), &lent);
-        if counts(&voice, ballot.vote) {
-            if is_maker(app, row, from) {
-                of_makers = true;
-            } else {
-                voices.push(voice);
-            }
-        }
-    }
-    match (voices.pop(), voices.as_slice()) {
-        (Some(voice), []) => Ok(voice),
-        (Some(last), others) => {
-            let names: Vec<&str> = others
-                .iter()
-                .chain(std::iter::once(&last))
-                .map(|voice| voice.authority.as_str())
-                .collect();
-            Err(Refusal::new(
-                Reason::Conflict,
-                format!(
-                    "Several operators lent you a right to decide on this ({}): say in \"for\" whose you use. Nothing was changed.",
-                    names.join(", ")
-                ),
-            ))
-        }
-        (None, _) if of_makers => Err(Refusal::new(
-            Reason::SelfApproval,
-            "Whoever lent you this right asked for the call, so it cannot be used here. Somebody else must decide.",
-        )),
-        (None, _) => Err(nothing_to_say(app, &case, ballot)),
-    }
-}
-
-/// An approval needs a seat; a denial only a say.
-fn counts(voice: &Voice, vote: Vote) -> bool {
-    match vote {
-        Vote::Approve => !voice.seats.is_empty(),
-        Vote::Deny => !voice.tiers.is_empty(),
-    }
-}
-
-fn nothing_to_say(app: &App, case: &Case, ballot: &Ballot) -> Refusal {
-    let own = case.own_voice(app, ballot.vote.action(), &ballot.operator);
-    let words = if own.tiers.is_empty() {
-        "None of your roles, groups and delegations may decide on this approval."
-    } else {
-        "The policies let you speak on this approval, but you hold none of the roles and groups that it asks for."
-    };
-    let mut refusal = Refusal::new(Reason::DeniedByPolicy, words);
-    refusal.policies = case.forbidding(app, ballot.vote.action(), &ballot.operator);
-    refusal
 }
 
 async fn count(
@@ -470,20 +364,20 @@ async fn cast(
                 Outcome::Denied,
                 &because,
             ));
-            Ok(Counted::Denied)
         }
         Vote::Approve if case.is_fulfilled(app) => {
-            if store::approvals::approve(connection, &id, call.as_str()).await? {
-                Ok(Counted::Approved)
-            } else {
+            if !store::approvals::approve(connection, &id, call.as_str()).await? {
                 // Its time ran out between the two looks: the whole transaction is undone.
-                Err(StoreError::Conflict(
+                return Err(StoreError::Conflict(
                     "the approval is not pending any more".to_owned(),
-                ))
+                ));
             }
         }
-        Vote::Deny | Vote::Approve => Ok(Counted::Waiting),
+        Vote::Deny | Vote::Approve => {}
     }
+    let row = store::approvals::find(connection, &id).await?;
+    row.map(|row| Counted::Yes(Box::new(row)))
+        .ok_or_else(|| StoreError::Conflict("the approval is gone".to_owned()))
 }
 
 fn only(cases: Vec<Case>) -> Result<Case, StoreError> {

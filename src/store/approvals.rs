@@ -164,6 +164,7 @@ pub async fn list(
     Ok(rows)
 }
 
+/// `OFFSET 0` keeps the two tables from being merged, which would read all approvals between those of a rare tier.
 async fn list_in_tiers(
     connection: &mut PgConnection,
     filter: &Filter<'_>,
@@ -178,10 +179,13 @@ async fn list_in_tiers(
                   (a.state IN ('pending', 'approved') AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
            FROM unnest($1::text[]) AS s (state) CROSS JOIN unnest($2::text[]) AS w (tier)
            CROSS JOIN LATERAL (
-               SELECT a.* FROM toolgate.approval_tiers AS t JOIN toolgate.approvals AS a USING (approval_id)
+               SELECT a.* FROM toolgate.approval_tiers AS t CROSS JOIN LATERAL (
+                   SELECT * FROM toolgate.approvals AS a
+                   WHERE a.approval_id = t.approval_id
+                     AND ($4::text IS NULL OR a.agent = $4) AND ($5::text IS NULL OR a.run_id = $5)
+                     AND ($6::text IS NULL OR a.tool = $6) AND ($7::text IS NULL OR a.consequence = $7)
+                   OFFSET 0) AS a
                WHERE t.tier = w.tier AND t.state = s.state AND t.approval_id > $3
-                 AND ($4::text IS NULL OR a.agent = $4) AND ($5::text IS NULL OR a.run_id = $5)
-                 AND ($6::text IS NULL OR a.tool = $6) AND ($7::text IS NULL OR a.consequence = $7)
                ORDER BY t.approval_id LIMIT $8) AS a
            ORDER BY a.approval_id LIMIT $8"#,
         states,

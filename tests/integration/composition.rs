@@ -1,26 +1,25 @@
-//! Who counts for what on a parked call: requirements, denials, makers, delegations, escalations, and what is asked again before
-//! the call is sent.
+//! Who counts for what on a parked call: requirements, denials, makers, delegations, escalations.
 
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Row as _};
-use toolgate::{clock, ids::KillSwitchId, keys::KeyKind};
+use sqlx::Row as _;
+use toolgate::{clock, keys::KeyKind};
 
 use crate::support::{Answer, Setup, World, send};
 
-const TIER: &str =
+pub const TIER: &str =
     "requires: [{ role: finance, approvals: 1 }]\n    expires_in_seconds: 3600 # one hour";
 
 /// The shipped world with another finance tier and more operators.
-fn setup(finance: &str, operators: &str) -> Setup {
+pub fn setup(finance: &str, operators: &str) -> Setup {
     Setup::shipped()
         .config(TIER, finance)
         .config("\noperators:\n", &format!("\noperators:\n{operators}"))
 }
 
-async fn start(setup: Setup, operators: &[&str]) -> World {
+pub async fn start(setup: Setup, operators: &[&str]) -> World {
     let mut world = setup.start().await;
     let names: Vec<String> = operators.iter().map(|&name| name.to_owned()).collect();
     world.keys(KeyKind::Operator, &names).await;
@@ -28,7 +27,7 @@ async fn start(setup: Setup, operators: &[&str]) -> World {
 }
 
 /// Votes with the digest as the operator sees it. `authority` is whose right to use.
-async fn vote(
+pub async fn vote(
     world: &World,
     who: &str,
     approval: &str,
@@ -44,7 +43,7 @@ async fn vote(
     send(world.operator(who, Method::POST, &path).json(&body)).await
 }
 
-async fn delegate(world: &World, from: &str, body: Value) -> Answer {
+pub async fn delegate(world: &World, from: &str, body: Value) -> Answer {
     send(
         world
             .operator(from, Method::POST, "/v1/delegations")
@@ -53,17 +52,17 @@ async fn delegate(world: &World, from: &str, body: Value) -> Answer {
     .await
 }
 
-fn lending(to: &str, seconds: i64) -> Value {
+pub fn lending(to: &str, seconds: i64) -> Value {
     let until = clock::now() + chrono::TimeDelta::seconds(seconds);
     json!({"to": to, "roles": ["finance"], "until": until, "reason": "on holiday"})
 }
 
-async fn lend(world: &World, from: &str, to: &str) -> String {
+pub async fn lend(world: &World, from: &str, to: &str) -> String {
     let answer = delegate(world, from, lending(to, 3_600)).await.expect(201);
     answer.body["delegation"].as_str().unwrap().to_owned()
 }
 
-async fn revoke(world: &World, who: &str, delegation: &str) -> Answer {
+pub async fn revoke(world: &World, who: &str, delegation: &str) -> Answer {
     let path = format!("/v1/delegations/{delegation}");
     send(
         world
@@ -71,32 +70,6 @@ async fn revoke(world: &World, who: &str, delegation: &str) -> Answer {
             .json(&json!({"reason": "back again"})),
     )
     .await
-}
-
-/// Keeps an approved call from being sent, as another gateway's halt would: in the table, and not in this process's memory.
-async fn halt_elsewhere(world: &World) -> String {
-    let id = KillSwitchId::generate().to_string();
-    let mut gateway = world.connect("toolgate_gateway").await;
-    sqlx::query(
-        "INSERT INTO toolgate.kill_switches (kill_switch_id, kind, target, reason, operator, pulled_at)
-         VALUES ($1, 'tool', 'desk.refunds.create', 'elsewhere', 'bob', now())",
-    )
-    .bind(&id)
-    .execute(&mut gateway)
-    .await
-    .unwrap();
-    id
-}
-
-async fn release_elsewhere(world: &World, id: &str) {
-    let mut gateway = world.connect("toolgate_gateway").await;
-    sqlx::query(
-        "UPDATE toolgate.kill_switches SET released_at = now(), released_by = 'bob' WHERE kill_switch_id = $1",
-    )
-    .bind(id)
-    .execute(&mut gateway)
-    .await
-    .unwrap();
 }
 
 #[tokio::test]
@@ -375,7 +348,7 @@ fn escalating(after_seconds: u32) -> Setup {
 
 #[tokio::test]
 async fn after_its_time_a_call_is_open_to_the_people_of_the_next_tier() {
-    let world = start(escalating(2), &["cho"]).await;
+    let world = start(escalating(8), &["cho"]).await;
     let (call, approval) = world.parked(None, 25_000).await;
     let early = vote(&world, "cho", &approval, "approve", None)
         .await
@@ -399,7 +372,7 @@ async fn after_its_time_a_call_is_open_to_the_people_of_the_next_tier() {
         shown["needs"][0]["escalations"][0]["escalated_at"],
         Value::Null
     );
-    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    until_due(&shown).await;
     let last = vote(&world, "cho", &approval, "approve", None)
         .await
         .expect(200);
@@ -409,7 +382,14 @@ async fn after_its_time_a_call_is_open_to_the_people_of_the_next_tier() {
     let told = "kind = 'approval_escalated' AND detail ->> 'tier' = 'finance' AND detail ->> 'to' = 'chiefs'";
     assert_eq!(world.entries(told).await, 1);
     let (_, other) = world.parked(None, 26_000).await;
-    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    until_due(&world.shown("cho", &other).await).await;
+    // Nobody votes: the worker comes by every second.
+    for _ in 0..100 {
+        if world.entries(told).await == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let shown = world.shown("cho", &other).await;
     assert_ne!(
         shown["needs"][0]["escalations"][0]["escalated_at"],
@@ -419,144 +399,38 @@ async fn after_its_time_a_call_is_open_to_the_people_of_the_next_tier() {
     world.decide("ada", &other, "approve").await.expect(200);
 }
 
+fn due(shown: &Value) -> clock::Timestamp {
+    serde_json::from_value(shown["needs"][0]["escalations"][0]["escalates_at"].clone()).unwrap()
+}
+
+/// Until an approval is to be opened to the next tier.
+async fn until_due(shown: &Value) {
+    let wait = due(shown) - clock::now() + chrono::TimeDelta::milliseconds(50);
+    tokio::time::sleep(wait.to_std().unwrap_or_default()).await;
+}
+
 #[tokio::test]
 async fn a_halt_stops_the_time_until_the_escalation() {
-    let world = start(escalating(2), &["cho"]).await;
+    let world = start(escalating(8), &["cho"]).await;
     let (_, approval) = world.parked(None, 25_000).await;
-    let due = |shown: &Value| -> clock::Timestamp {
-        serde_json::from_value(shown["needs"][0]["escalations"][0]["escalates_at"].clone()).unwrap()
-    };
     let before = due(&world.shown("cho", &approval).await);
     let halt = world
         .halt(json!({"kind": "tool", "id": "desk.refunds.create"}))
         .await;
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    // Beyond its first time, and so for at least two seconds more.
+    let wait = before - clock::now() + chrono::TimeDelta::seconds(1);
+    tokio::time::sleep(wait.to_std().unwrap()).await;
     assert_eq!(world.entries("kind = 'approval_escalated'").await, 0);
     world.resume(&halt).await;
-    let after = due(&world.shown("cho", &approval).await);
+    let shown = world.shown("cho", &approval).await;
     assert!(
-        after - before >= chrono::TimeDelta::milliseconds(2_400),
-        "{before} {after}"
+        due(&shown) > before + chrono::TimeDelta::seconds(1),
+        "{shown}"
     );
-    vote(&world, "cho", &approval, "approve", None)
-        .await
-        .problem(403, "denied_by_policy");
-    tokio::time::sleep(Duration::from_millis(2_300)).await;
+    assert_eq!(world.entries("kind = 'approval_escalated'").await, 0);
+    until_due(&shown).await;
     vote(&world, "cho", &approval, "approve", None)
         .await
         .expect(200);
     assert_eq!(world.entries("kind = 'approval_escalated'").await, 1);
-}
-
-#[tokio::test]
-async fn a_halt_that_only_the_database_knows_holds_an_approved_call_and_its_end_sends_it_once() {
-    let world = World::shipped().await;
-    let (call, approval) = world.parked(None, 25_000).await;
-    let halt = halt_elsewhere(&world).await;
-    let vote = world.decide("ada", &approval, "approve").await.expect(200);
-    assert_eq!(vote.body["state"], "approved");
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
-    assert_eq!(world.received("POST /refunds"), 0);
-    assert_eq!(world.state(&call).await["executed"], false);
-    release_elsewhere(&world, &halt).await;
-    assert_eq!(world.ended(&call).await["state"], "completed");
-    assert_eq!(world.received("POST /refunds"), 1);
-    let intents = format!("kind = 'intent' AND call_id = '{call}'");
-    assert_eq!(world.entries(&intents).await, 1);
-}
-
-#[tokio::test]
-async fn whoever_no_longer_holds_the_role_or_is_gone_does_not_count_when_the_call_would_be_sent() {
-    let fin = "  fin: { roles: [finance] }\n  tia: { roles: [auditor] }\n";
-    let world = start(setup(TIER, fin), &["fin", "tia"]).await;
-    let lent = lend(&world, "bob", "tia").await;
-    let halted = world.parked(None, 24_000).await;
-    let by_ada = world.parked(None, 25_000).await;
-    let by_fin = world.parked(None, 26_000).await;
-    let by_tia = world.parked(None, 27_000).await;
-    let by_bob = world.parked(None, 28_000).await;
-    let halt = halt_elsewhere(&world).await;
-    for (who, (_, approval)) in [
-        ("ada", &by_ada),
-        ("fin", &by_fin),
-        ("tia", &by_tia),
-        ("bob", &by_bob),
-    ] {
-        let answer = vote(&world, who, approval, "approve", None)
-            .await
-            .expect(200);
-        assert_eq!(answer.body["state"], "approved", "{who}");
-    }
-    revoke(&world, "bob", &lent).await.expect(200);
-    let world = world
-        .restart(|setup| {
-            setup.config("  fin: { roles: [finance] }\n", "").config(
-                "ada:\n    roles: [finance, security",
-                "ada:\n    roles: [security",
-            )
-        })
-        .await;
-    assert_eq!(world.received("POST /refunds"), 0);
-    world.resume(&halt).await;
-    for (call, approval) in [&by_ada, &by_fin, &by_tia] {
-        let state = world.ended(call).await;
-        assert_eq!(state["state"], "voided", "{state}");
-        assert_eq!(state["executed"], false);
-        assert_eq!(state["code"], "approval_voided");
-        let shown = world.shown("bob", approval).await;
-        assert!(
-            shown["explanation"]
-                .as_str()
-                .unwrap()
-                .contains("no longer hold"),
-            "approvers are told too: {shown}"
-        );
-    }
-    assert_eq!(world.ended(&by_bob.0).await["state"], "completed");
-    assert_eq!(world.state(&halted.0).await["state"], "parked");
-    assert_eq!(world.received("POST /refunds"), 1);
-}
-
-#[tokio::test]
-async fn an_approved_call_that_waits_longer_than_its_time_is_not_sent() {
-    let finance = "requires: [{ role: finance, approvals: 1 }]\n    expires_in_seconds: 2";
-    let world = setup(finance, "").start().await;
-    let (call, approval) = world.parked(None, 25_000).await;
-    let halt = halt_elsewhere(&world).await;
-    let vote = world.decide("ada", &approval, "approve").await.expect(200);
-    assert_eq!(vote.body["state"], "approved");
-    tokio::time::sleep(Duration::from_millis(2_100)).await;
-    release_elsewhere(&world, &halt).await;
-    let state = world.ended(&call).await;
-    assert_eq!(state["state"], "expired", "{state}");
-    assert_eq!(state["executed"], false);
-    assert_eq!(world.received("POST /refunds"), 0);
-    assert_eq!(world.shown("ada", &approval).await["state"], "expired");
-}
-
-#[tokio::test]
-async fn what_was_changed_behind_the_gateways_back_is_not_sent() {
-    let world = World::shipped().await;
-    let mut owner = world.connect("superuser").await;
-    for (amount, change) in [
-        (25_000, "UPDATE toolgate.votes SET seats = '[]'"),
-        (26_000, "UPDATE toolgate.votes SET vote = 'deny'"),
-        (
-            27_000,
-            "UPDATE toolgate.approval_tiers SET requires = '[{\"role\": \"finance\", \"approvals\": 2}]', needed = 2",
-        ),
-        (28_000, "UPDATE toolgate.approvals SET digest = 'another'"),
-    ] {
-        let (call, approval) = world.parked(None, amount).await;
-        let halt = halt_elsewhere(&world).await;
-        world.decide("ada", &approval, "approve").await.expect(200);
-        let change = format!("{change} WHERE approval_id = '{approval}'");
-        sqlx::query(AssertSqlSafe(change.clone()))
-            .execute(&mut owner)
-            .await
-            .unwrap();
-        release_elsewhere(&world, &halt).await;
-        assert_eq!(world.ended(&call).await["state"], "voided", "{change}");
-    }
-    assert_eq!(world.received("POST /refunds"), 0);
 }

@@ -36,16 +36,60 @@ async fn with_many(setup: Setup, count: usize) -> (World, Vec<String>) {
     (world, names)
 }
 
+/// One person's vote and what they were told last.
+struct Said {
+    name: String,
+    verb: &'static str,
+    answer: Answer,
+    /// The gateway was too busy to say what became of it, and was asked again.
+    again: bool,
+}
+
 async fn say(
     world: &World,
-    who: &str,
+    name: &str,
     approval: &str,
-    verb: &str,
+    verb: &'static str,
     digest: &serde_json::Value,
-) -> Answer {
+) -> Said {
     let path = format!("/v1/approvals/{approval}/{verb}");
     let body = json!({"digest": digest, "reason": "test"});
-    send(world.operator(who, Method::POST, &path).json(&body)).await
+    let mut again = false;
+    loop {
+        let answer = send(world.operator(name, Method::POST, &path).json(&body)).await;
+        if answer.status != 503 {
+            let name = name.to_owned();
+            return Said {
+                name,
+                verb,
+                answer,
+                again,
+            };
+        }
+        again = true;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// How many approved and denied, by what the approval shows. Everybody who was told so is among them, and nobody who was told
+/// otherwise.
+async fn voters(world: &World, approval: &str, said: &[Said]) -> (usize, usize) {
+    let shown = world.shown("ada", approval).await;
+    let votes = shown["votes"].as_array().unwrap();
+    for one in said {
+        let voted = votes
+            .iter()
+            .any(|vote| vote["operator"] == json!(one.name) && vote["vote"] == one.verb);
+        match (one.answer.status, one.answer.code()) {
+            (200, _) => assert!(voted, "{}", one.name),
+            (409, "conflict" | "approval_expired") | (403, "approval_expired") => {
+                assert!(!voted || one.again, "{} {}", one.name, one.answer.body);
+            }
+            _ => panic!("{} {}", one.name, one.answer.body),
+        }
+    }
+    let count = |verb: &str| votes.iter().filter(|vote| vote["vote"] == verb).count();
+    (count("approve"), count("deny"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -62,23 +106,10 @@ async fn of_two_hundred_people_at_once_as_many_count_as_are_needed_and_one_trans
         let says = names.iter().enumerate().map(|(at, name)| {
             let verb = if at % 2 == 0 { "approve" } else { "deny" };
             let (world, approval, digest) = (&world, &approval, &digest);
-            async move { (verb, say(world, name, approval, verb, digest).await) }
+            say(world, name, approval, verb, digest)
         });
         let answers = join_all(says).await;
-        let counted = |verb: &str| {
-            let answers = answers.iter();
-            answers
-                .filter(|(said, answer)| *said == verb && answer.status == 200)
-                .count()
-        };
-        let (approved, denied) = (counted("approve"), counted("deny"));
-        for (verb, answer) in &answers {
-            match answer.status {
-                200 => {}
-                409 => assert_eq!(answer.code(), "conflict", "{verb} {}", answer.body),
-                _ => panic!("{verb} {}", answer.body),
-            }
-        }
+        let (approved, denied) = voters(&world, &approval, &answers).await;
         let state = world.ended(&call).await["state"]
             .as_str()
             .unwrap()
@@ -131,14 +162,7 @@ async fn hundreds_of_votes_at_the_moment_of_expiry_leave_one_end() {
         }
     });
     let answers = join_all(says).await;
-    let counted = answers.iter().filter(|answer| answer.status == 200).count();
-    for answer in answers.iter().filter(|answer| answer.status != 200) {
-        assert!(
-            matches!(answer.code(), "approval_expired" | "conflict"),
-            "{}",
-            answer.body
-        );
-    }
+    let (counted, _) = voters(&world, &approval, &answers).await;
     let state = world.ended(&call).await;
     let votes = format!("kind = 'approval_vote' AND approval_id = '{approval}'");
     assert_eq!(world.entries(&votes).await, i64::try_from(counted).unwrap());
@@ -230,7 +254,7 @@ async fn transactions_that_share_only_the_rows_make_one_transition_and_one_claim
                     PgConnection::connect_with(&options("toolgate_gateway", database))
                         .await
                         .unwrap();
-                if at % 2 == 0 {
+                if at.is_multiple_of(2) {
                     approve_elsewhere(&mut connection, approval, call.as_str(), &format!("op{at}"))
                         .await
                 } else {
@@ -302,7 +326,8 @@ async fn a_denial_by_another_process_and_an_approval_here_never_both_happen() {
             deny_elsewhere(&mut connection, &approval, &id).await
         };
         let here = say(&world, "ada", &approval, "approve", &digest);
-        let (denied, here) = tokio::join!(elsewhere, here);
+        let (denied, said) = tokio::join!(elsewhere, here);
+        let here = said.answer;
         let state = world.ended(&call).await["state"]
             .as_str()
             .unwrap()

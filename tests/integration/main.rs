@@ -16,6 +16,7 @@ mod bodies;
 mod cli;
 mod composition;
 mod composition_races;
+mod composition_sending;
 mod crash;
 mod desk;
 mod effects;
