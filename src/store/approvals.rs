@@ -154,12 +154,20 @@ pub async fn list(
     sqlx::query!("SET LOCAL plan_cache_mode = force_custom_plan")
         .execute(&mut *transaction)
         .await?;
-    let rows = match filter.tiers {
-        Some(tiers) => {
-            list_in_tiers(&mut transaction, filter, (states, tiers), after, limit).await?
-        }
-        None => list_all(&mut transaction, filter, states, after, limit).await?,
-    };
+    // State by state, so that each is planned for how many there are of it.
+    let mut rows = Vec::new();
+    for state in states {
+        rows.extend(match filter.tiers {
+            Some(tiers) => {
+                list_in_tiers(&mut transaction, filter, (state, tiers), after, limit).await?
+            }
+            None => list_all(&mut transaction, filter, state, after, limit).await?,
+        });
+    }
+    rows.sort_by(|a, b| a.approval_id.cmp(&b.approval_id));
+    // Decided between two of the queries.
+    rows.dedup_by(|a, b| a.approval_id == b.approval_id);
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     transaction.commit().await?;
     Ok(rows)
 }
@@ -168,7 +176,7 @@ pub async fn list(
 async fn list_in_tiers(
     connection: &mut PgConnection,
     filter: &Filter<'_>,
-    (states, tiers): (&[String], &[String]),
+    (state, tiers): (&str, &[String]),
     after: &str,
     limit: i64,
 ) -> Result<Vec<ApprovalRow>, StoreError> {
@@ -177,7 +185,7 @@ async fn list_in_tiers(
         r#"SELECT DISTINCT ON (a.approval_id) approval_id, call_id, run_id, agent, owner, triggered_by, api, tool,
                   consequence, digest, policies, a.state, created_at, expires_at, frozen_at, decided_at,
                   (a.state IN ('pending', 'approved') AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
-           FROM unnest($1::text[]) AS s (state) CROSS JOIN unnest($2::text[]) AS w (tier)
+           FROM unnest($2::text[]) AS w (tier)
            CROSS JOIN LATERAL (
                SELECT a.* FROM toolgate.approval_tiers AS t CROSS JOIN LATERAL (
                    SELECT * FROM toolgate.approvals AS a
@@ -185,10 +193,10 @@ async fn list_in_tiers(
                      AND ($4::text IS NULL OR a.agent = $4) AND ($5::text IS NULL OR a.run_id = $5)
                      AND ($6::text IS NULL OR a.tool = $6) AND ($7::text IS NULL OR a.consequence = $7)
                    OFFSET 0) AS a
-               WHERE t.tier = w.tier AND t.state = s.state AND t.approval_id > $3
+               WHERE t.tier = w.tier AND t.state = $1 AND t.approval_id > $3
                ORDER BY t.approval_id LIMIT $8) AS a
            ORDER BY a.approval_id LIMIT $8"#,
-        states,
+        state,
         tiers,
         after,
         filter.agent,
@@ -208,24 +216,21 @@ pub const STATES: [&str; 5] = ["pending", "approved", "denied", "expired", "void
 async fn list_all(
     connection: &mut PgConnection,
     filter: &Filter<'_>,
-    states: &[String],
+    state: &str,
     after: &str,
     limit: i64,
 ) -> Result<Vec<ApprovalRow>, StoreError> {
     let rows = sqlx::query_as!(
         ApprovalRow,
         r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
-                  a.state, created_at, expires_at, frozen_at, decided_at,
-                  (a.state IN ('pending', 'approved') AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
-           FROM unnest($1::text[]) AS s (state)
-           CROSS JOIN LATERAL (
-               SELECT * FROM toolgate.approvals AS a
-               WHERE a.state = s.state AND a.approval_id > $2
-                 AND ($3::text IS NULL OR a.agent = $3) AND ($4::text IS NULL OR a.run_id = $4)
-                 AND ($5::text IS NULL OR a.tool = $5) AND ($6::text IS NULL OR a.consequence = $6)
-               ORDER BY a.approval_id LIMIT $7) AS a
+                  state, created_at, expires_at, frozen_at, decided_at,
+                  (state IN ('pending', 'approved') AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
+           FROM toolgate.approvals
+           WHERE state = $1 AND approval_id > $2
+             AND ($3::text IS NULL OR agent = $3) AND ($4::text IS NULL OR run_id = $4)
+             AND ($5::text IS NULL OR tool = $5) AND ($6::text IS NULL OR consequence = $6)
            ORDER BY approval_id LIMIT $7"#,
-        states,
+        state,
         after,
         filter.agent,
         filter.run,
