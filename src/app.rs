@@ -183,6 +183,7 @@ pub fn load_rules(config: &Config, files: &RuleFiles) -> (Option<Rules>, Vec<Fin
             .map(|(name, operator)| policy::OperatorShape {
                 name: name.to_string(),
                 roles: operator.roles.clone(),
+                groups: operator.groups.clone(),
             })
             .collect(),
         tiers: config
@@ -190,7 +191,11 @@ pub fn load_rules(config: &Config, files: &RuleFiles) -> (Option<Rules>, Vec<Fin
             .iter()
             .map(|(name, tier)| policy::TierShape {
                 name: name.to_string(),
-                role: tier.role.clone(),
+                members: tier
+                    .requires
+                    .iter()
+                    .map(|requirement| requirement.member.clone())
+                    .collect(),
             })
             .collect(),
         apis: config.apis.keys().map(ToString::to_string).collect(),

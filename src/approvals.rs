@@ -1,30 +1,35 @@
-//! Deciding on parked calls: who may vote, what a vote is on, and when enough people have spoken. One person counts once,
-//! and for one tier.
+//! Deciding on parked calls: who may vote, on whose right, what a vote is on, and what it comes to. Who counts for what is
+//! decided in `composition`.
 
 use std::sync::Arc;
 
 use futures::FutureExt as _;
 use serde_json::json;
+use sqlx::PgConnection;
 
 use crate::{
     app::App,
     audit::ActError,
     call::Consequence,
     clock,
+    composition::{Case, Voice},
     entry::{Entry, Kind, Outcome},
     ids::{ApprovalId, CallId},
     killswitch::Target,
     parked,
-    policy::{ApprovalFacts, OperatorAction, OperatorContext, OperatorResource},
+    policy::OperatorAction,
     reason::{Reason, Refusal},
-    store::{self, StoreError, approvals::ApprovalRow},
+    store::{self, StoreError, approvals::ApprovalRow, composition::NewVote},
 };
 
-mod quorum;
+pub mod delegations;
+pub mod escalation;
+mod listing;
 mod shown;
+mod voice;
 
-use quorum::enough;
-pub use shown::{Shown, UNREADABLE, shown};
+pub use listing::{Decidable, Shown, decidable, shown, shown_all};
+pub use shown::UNREADABLE;
 
 /// What an operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,23 +67,25 @@ pub struct Ballot {
     pub digest: String,
     /// Why.
     pub reason: String,
+    /// Whose right to use, where it is not the operator's own and more than one lent theirs.
+    pub authority: Option<String>,
 }
 
 /// What became of a vote.
 #[derive(Debug)]
 enum Counted {
-    /// More people are needed.
-    Waiting,
-    /// Enough: the call goes on.
-    Approved,
-    /// The call ends.
-    Denied,
+    /// It is: the approval as it stands with it.
+    Yes(Box<ApprovalRow>),
     /// The state had changed before.
     TooLate { state: String },
     /// It ran out of time before.
     Overdue,
     /// Its clock is stopped.
     Frozen,
+    /// It has not been opened to the voter's tier yet.
+    TooEarly,
+    /// What the vote would rest on was taken back or has run out.
+    TakenBack,
     /// This person has voted already.
     Again,
     /// It is not what the operator saw.
@@ -90,8 +97,9 @@ enum Counted {
 /// # Errors
 /// A refusal: not found, not allowed, stale, too late, halted, or the database is away.
 pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRow, Refusal> {
-    let row = find(app, id).await?;
-    let tiers = eligible(app, &row, &ballot).await?;
+    let (case, lent) = voice::read(app, id, &ballot.operator).await?;
+    let voice = voice::voice(app, &case, &lent, &ballot)?;
+    let row = case.row;
     if ballot.digest != row.digest {
         return Err(stale());
     }
@@ -111,45 +119,51 @@ pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRo
             "The approval names no valid call; tell an operator.",
         )
     })?;
-    let counted = count(app, &row, &call, tiers, ballot).await?;
+    let counted = count(app, &row, &call, voice, ballot).await?;
     match counted {
-        Counted::Waiting => {}
-        Counted::Approved => {
-            let app = Arc::clone(app);
-            app.tasks.clone().spawn(crate::pipeline::resume(app, call));
+        Counted::Yes(row) => {
+            match row.state.as_str() {
+                "approved" => {
+                    let app = Arc::clone(app);
+                    app.tasks.clone().spawn(crate::pipeline::resume(app, call));
+                }
+                "denied" => app.waiters.wake(&call),
+                _ => {}
+            }
+            Ok(*row)
         }
-        Counted::Denied => app.waiters.wake(&call),
         Counted::Overdue => {
             // Nobody has come by to say so yet.
             let _ =
                 parked::end_unsent(&app.recorder, &app.waiters, &row, Outcome::Expired, EXPIRED)
                     .await;
-            return Err(Refusal::new(
+            Err(Refusal::new(
                 Reason::ApprovalExpired,
                 "This approval has expired; the call was not executed and cannot be any more.",
-            ));
+            ))
         }
-        Counted::TooLate { state } => {
-            return Err(Refusal::new(
-                Reason::Conflict,
-                format!("This approval is {state} already; nothing was changed."),
-            ));
-        }
-        Counted::Frozen => {
-            return Err(Refusal::new(
-                Reason::Halted,
-                "A kill switch covers this call, so it cannot be approved now; its time stands still. Resume first, or deny it.",
-            ));
-        }
-        Counted::Again => {
-            return Err(Refusal::new(
-                Reason::Conflict,
-                "You have voted on this approval already; one person counts once.",
-            ));
-        }
-        Counted::Stale => return Err(stale()),
+        Counted::TooLate { state } => Err(Refusal::new(
+            Reason::Conflict,
+            format!("This approval is {state} already; nothing was changed."),
+        )),
+        Counted::Frozen => Err(Refusal::new(
+            Reason::Halted,
+            "A kill switch covers this call, so it cannot be approved now; its time stands still. Resume first, or deny it.",
+        )),
+        Counted::TooEarly => Err(Refusal::new(
+            Reason::DeniedByPolicy,
+            "This approval has not been opened to your tier yet; it shows when it will be.",
+        )),
+        Counted::TakenBack => Err(Refusal::new(
+            Reason::DeniedByPolicy,
+            "The delegation that this vote would use is no longer in force; nothing was changed.",
+        )),
+        Counted::Again => Err(Refusal::new(
+            Reason::Conflict,
+            "You have voted on this approval already; one person counts once.",
+        )),
+        Counted::Stale => Err(stale()),
     }
-    find(app, id).await
 }
 
 /// What an expired call says.
@@ -200,85 +214,14 @@ fn halted(app: &App, row: &ApprovalRow) -> Option<crate::ids::KillSwitchId> {
     })
 }
 
-/// The tiers for which this operator may speak.
-///
-/// # Errors
-/// When there is none, and for what is one's own: the agent's owner and whoever triggered the run never decide, not
-/// even as administrators.
-async fn eligible(app: &App, row: &ApprovalRow, ballot: &Ballot) -> Result<Vec<String>, Refusal> {
-    let operator = &*ballot.operator;
-    let own = is_person(&row.triggered_by, operator) || row.owner == operator;
-    if own {
-        return Err(Refusal::new(
-            Reason::SelfApproval,
-            "This call was asked for by your own agent or in a run that you triggered. Somebody else must decide.",
-        ));
-    }
-    let tiers = async {
-        let mut connection = app.pool.acquire().await?;
-        store::approvals::tiers(&mut connection, &row.approval_id).await
-    }
-    .await
-    .map_err(|error: StoreError| {
-        tracing::warn!(%error, "the tiers of an approval could not be read");
-        Refusal::record_unavailable()
-    })?;
-    let facts = ApprovalFacts {
-        agent: &row.agent,
-        owner: &row.owner,
-        triggered_by: &row.triggered_by,
-        tool: &row.tool,
-        api: &row.api,
-        consequence: &row.consequence,
-        run: &row.run_id,
-    };
-    let mut may = Vec::new();
-    let mut policies = Vec::new();
-    for tier in tiers {
-        let decision = app.policies.decide_operator(
-            operator,
-            ballot.vote.action(),
-            OperatorResource::Tier(&tier.tier),
-            OperatorContext::Approval(facts),
-        );
-        if decision.permitted {
-            may.push(tier.tier);
-        } else {
-            policies.extend(decision.policies);
-        }
-    }
-    if may.is_empty() {
-        let mut refusal = Refusal::new(
-            Reason::DeniedByPolicy,
-            "None of your roles may decide on this approval.",
-        );
-        refusal.policies = policies;
-        return Err(refusal);
-    }
-    Ok(may)
-}
-
-/// Whether a run's `triggered_by` names this person: by the bare name, or as `operator:name` or `user:name`.
-fn is_person(triggered_by: &str, operator: &str) -> bool {
-    let name = triggered_by
-        .split_once(':')
-        .filter(|(kind, _)| {
-            ["operator", "user", "person", "human"]
-                .iter()
-                .any(|known| kind.trim().eq_ignore_ascii_case(known))
-        })
-        .map_or(triggered_by, |(_, name)| name);
-    name.trim().eq_ignore_ascii_case(operator)
-}
-
 async fn count(
-    app: &App,
+    app: &Arc<App>,
     row: &ApprovalRow,
     call: &CallId,
-    tiers: Vec<String>,
+    voice: Voice,
     ballot: Ballot,
 ) -> Result<Counted, Refusal> {
-    let (id, call) = (row.approval_id.clone(), call.clone());
+    let (id, call, shared) = (row.approval_id.clone(), call.clone(), Arc::clone(app));
     app.recorder
         .act(move |connection| {
             async move {
@@ -302,46 +245,18 @@ async fn count(
                 if row.digest != ballot.digest {
                     return Ok((Vec::new(), Counted::Stale));
                 }
-                let added = store::approvals::add_vote(
+                let escalated = store::composition::escalate(connection, Some(&id)).await?;
+                let mut entries: Vec<Entry> = escalated.iter().map(escalation::entry).collect();
+                let counted = cast(
                     connection,
-                    &id,
-                    &ballot.operator,
-                    ballot.vote.as_str(),
-                    &tiers,
-                    &ballot.digest,
-                    &ballot.reason,
+                    &shared,
+                    row,
+                    &call,
+                    voice,
+                    &ballot,
+                    &mut entries,
                 )
                 .await?;
-                if !added {
-                    return Ok((Vec::new(), Counted::Again));
-                }
-                let mut entries = vec![vote_entry(&row, &call, &ballot)];
-                let counted = match ballot.vote {
-                    Vote::Deny => {
-                        let because = format!(
-                            "NOT executed. {} denied the call: {}",
-                            ballot.operator, ballot.reason
-                        );
-                        let ending = parked::unsent(call.clone(), Outcome::Denied, &because);
-                        store::calls::finish(connection, &ending).await?;
-                        entries.push(parked::ended_entry(&row, &call, Outcome::Denied, &because));
-                        Counted::Denied
-                    }
-                    Vote::Approve => {
-                        let needed = store::approvals::tiers(connection, &id).await?;
-                        let votes = store::approvals::votes(connection, &id).await?;
-                        if !enough(&needed, &votes) {
-                            Counted::Waiting
-                        } else if store::approvals::approve(connection, &id, call.as_str()).await? {
-                            Counted::Approved
-                        } else {
-                            // Its time ran out between the two looks: the whole transaction is undone.
-                            return Err(StoreError::Conflict(
-                                "the approval is not pending any more".to_owned(),
-                            ));
-                        }
-                    }
-                };
                 Ok((entries, counted))
             }
             .boxed()
@@ -361,7 +276,130 @@ async fn count(
         })
 }
 
-fn vote_entry(row: &ApprovalRow, call: &CallId, ballot: &Ballot) -> Entry {
+/// Counts one vote on an approval that is pending and locked. An error undoes the whole transaction.
+async fn cast(
+    connection: &mut PgConnection,
+    app: &App,
+    row: ApprovalRow,
+    call: &CallId,
+    mut voice: Voice,
+    ballot: &Ballot,
+    entries: &mut Vec<Entry>,
+) -> Result<Counted, StoreError> {
+    let id = row.approval_id.clone();
+    let lent: Vec<String> = voice
+        .seats
+        .iter()
+        .filter_map(|seat| seat.delegation.clone())
+        .collect();
+    if !lent.is_empty() {
+        // On the database's clock, in the moment of the vote.
+        let in_force = store::delegations::in_force(connection, &lent).await?;
+        voice.seats.retain(|seat| {
+            let lent = seat.delegation.as_ref();
+            lent.is_none_or(|id| in_force.contains(id))
+        });
+        if voice.seats.is_empty() {
+            return Ok(Counted::TakenBack);
+        }
+        let seats = &voice.seats;
+        voice
+            .tiers
+            .retain(|tier| seats.iter().any(|seat| seat.tier == *tier));
+    }
+    let mut case = only(Case::load(connection, vec![row]).await?)?;
+    let may_now = {
+        let open = case.open_tiers();
+        match ballot.vote {
+            Vote::Approve => voice
+                .seats
+                .iter()
+                .any(|seat| open.contains(seat.tier.as_str())),
+            Vote::Deny => voice.tiers.iter().any(|tier| open.contains(tier.as_str())),
+        }
+    };
+    if !may_now {
+        return Ok(Counted::TooEarly);
+    }
+    let mut delegations: Vec<String> = voice
+        .seats
+        .iter()
+        .filter_map(|seat| seat.delegation.clone())
+        .collect();
+    delegations.sort_unstable();
+    delegations.dedup();
+    let added = store::composition::add_vote(
+        connection,
+        &NewVote {
+            approval_id: &id,
+            operator: &ballot.operator,
+            authority: &voice.authority,
+            vote: ballot.vote.as_str(),
+            tiers: &voice.tiers,
+            seats: &voice.seats,
+            delegations: &delegations,
+            digest: &ballot.digest,
+            reason: &ballot.reason,
+        },
+    )
+    .await?;
+    if !added {
+        return Ok(Counted::Again);
+    }
+    entries.push(vote_entry(&case.row, call, ballot, &voice));
+    case.votes = store::composition::votes(connection, std::slice::from_ref(&id)).await?;
+    match ballot.vote {
+        Vote::Deny if case.is_denied() => {
+            let because = format!(
+                "NOT executed. {} denied the call: {}",
+                ballot.operator, ballot.reason
+            );
+            let ending = parked::unsent(call.clone(), Outcome::Denied, &because);
+            if !store::calls::finish(connection, &ending).await? {
+                return Err(StoreError::Conflict(
+                    "the call behind this approval is not parked".to_owned(),
+                ));
+            }
+            entries.push(parked::ended_entry(
+                &case.row,
+                call,
+                Outcome::Denied,
+                &because,
+            ));
+        }
+        Vote::Approve if case.is_fulfilled(app) => {
+            if !store::approvals::approve(connection, &id, call.as_str()).await? {
+                // Its time ran out between the two looks: the whole transaction is undone.
+                return Err(StoreError::Conflict(
+                    "the approval is not pending any more".to_owned(),
+                ));
+            }
+        }
+        Vote::Deny | Vote::Approve => {}
+    }
+    let row = store::approvals::find(connection, &id).await?;
+    row.map(|row| Counted::Yes(Box::new(row)))
+        .ok_or_else(|| StoreError::Conflict("the approval is gone".to_owned()))
+}
+
+fn only(cases: Vec<Case>) -> Result<Case, StoreError> {
+    let mut cases = cases.into_iter();
+    cases
+        .next()
+        .ok_or_else(|| StoreError::Conflict("the approval is gone".to_owned()))
+}
+
+fn vote_entry(row: &ApprovalRow, call: &CallId, ballot: &Ballot, voice: &Voice) -> Entry {
+    let mut detail = json!({
+        "vote": ballot.vote.as_str(),
+        "tiers": voice.tiers,
+        "seats": voice.seats,
+    });
+    if voice.authority != *ballot.operator
+        && let Some(detail) = detail.as_object_mut()
+    {
+        detail.insert("for".to_owned(), json!(voice.authority));
+    }
     Entry {
         call_id: Some(call.clone()),
         run_id: row.run_id.parse().ok(),
@@ -373,22 +411,7 @@ fn vote_entry(row: &ApprovalRow, call: &CallId, ballot: &Ballot) -> Entry {
         arguments_digest: Some(ballot.digest.as_str().into()),
         decided_at: Some(clock::now()),
         words: Some(ballot.reason.clone()),
-        detail: Some(json!({"vote": ballot.vote.as_str()})),
+        detail: Some(detail),
         ..Entry::new(Kind::ApprovalVote)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_triggered_the_run_is_recognised_in_every_spelling() {
-        for text in ["ada", "Ada", "operator:ada", "user:ada", "Human : ada"] {
-            assert!(is_person(text, "ada"), "{text}");
-        }
-        for text in ["schedule:nightly", "adam", "ticket:ada"] {
-            assert!(!is_person(text, "ada"), "{text}");
-        }
     }
 }

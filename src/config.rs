@@ -13,6 +13,7 @@ use crate::{
     call::ClassRules,
     diagnostics::{Finding, SourceFile},
     entry::Caps,
+    quorum::Member,
     secrets::{Keyring, Secret, SecretError},
     yaml::{self, Spanned},
 };
@@ -23,10 +24,12 @@ mod interpolate;
 mod people;
 mod read;
 mod secrets;
+mod tiers;
 
 pub use checkpoints::Checkpoints;
 pub use interpolate::Variables;
 pub use read::{read_directory, read_file};
+pub use tiers::{Escalation, Tier};
 
 /// Everything that `serve` needs to know before it opens contracts and policies.
 #[derive(Debug)]
@@ -57,7 +60,7 @@ pub struct Config {
     pub agents: BTreeMap<Arc<str>, Arc<Agent>>,
     /// The people who may approve, halt and read.
     pub operators: BTreeMap<Arc<str>, Operator>,
-    /// Who may approve what is parked in which tier.
+    /// What it takes to approve what is parked in which tier.
     pub tiers: BTreeMap<Arc<str>, Tier>,
 }
 
@@ -109,6 +112,8 @@ pub struct Limits {
     pub recorded: Caps,
     /// Values that one run may know by reference; what is beyond is masked.
     pub max_references_per_run: u32,
+    /// The longest for which an operator may lend their right to vote.
+    pub longest_delegation: Duration,
 }
 
 /// One API behind the gateway.
@@ -167,26 +172,26 @@ pub struct Agent {
 pub struct Operator {
     /// Cedar roles that the operator holds.
     pub roles: Vec<String>,
+    /// Cedar groups (`OperatorGroup`) that the operator is in.
+    pub groups: Vec<String>,
 }
 
-/// What it takes to approve a parked call.
-#[derive(Debug, Clone)]
-pub struct Tier {
-    /// The role whose members may approve.
-    pub role: String,
-    /// How many different people must.
-    pub approvals: u32,
-    /// After this time a pending approval becomes *not executed*.
-    pub expires_in: Duration,
-    /// The classes of sensitive values that members of the role see in what waits here. The others are masked.
-    pub shows: Vec<String>,
+impl Operator {
+    /// Whether the operator is what a requirement asks for.
+    pub fn is(&self, member: &Member) -> bool {
+        match member {
+            Member::Role(role) => self.roles.contains(role),
+            Member::Group(group) => self.groups.contains(group),
+        }
+    }
 }
 
 /// Reads, resolves and checks a config file. Every problem found is reported, and a config comes back only
-/// when there is none.
+/// when there is none; notes are no problems.
 pub fn load(file: &SourceFile, variables: &Variables) -> (Option<Config>, Vec<Finding>) {
     let (config, findings) = load_for_check(file, variables);
-    (config.filter(|_| findings.is_empty()), findings)
+    let usable = findings.iter().all(|finding| finding.note);
+    (config.filter(|_| usable), findings)
 }
 
 /// The same, but a config comes back whenever the file can be read at all, with empty places where something is wrong: good
@@ -234,7 +239,7 @@ impl Resolver<'_> {
         let apis = self.apis(&written.apis);
         let operators = self.operators(&written);
         let agents = self.agents(&written);
-        let tiers = self.tiers(&written);
+        let tiers = self.tiers(&written, &operators, &agents);
         let master_secret = self.master_secret(&written.master_secret);
         let previous_master_secrets = self.previous(&written, master_secret.as_ref());
         let database = self.database(&written.database);
@@ -260,6 +265,7 @@ impl Resolver<'_> {
                 shutdown_timeout: Duration::from_secs(written.limits.shutdown_timeout_seconds),
                 recorded,
                 max_references_per_run: written.limits.max_references_per_run,
+                longest_delegation: Duration::from_secs(written.limits.longest_delegation_seconds),
             },
             checkpoints,
             answers: written.answers,

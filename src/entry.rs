@@ -103,6 +103,12 @@ pub enum Kind {
     ApprovalVote,
     /// An operator was shown the real arguments of parked calls.
     ApprovalViewed,
+    /// A parked call was opened to the people of the next tier.
+    ApprovalEscalated,
+    /// An operator lent their right to vote.
+    DelegationGranted,
+    /// A delegation was ended before its time.
+    DelegationRevoked,
     /// A kill switch was pulled.
     Halt,
     /// A kill switch was released.
@@ -158,6 +164,9 @@ impl Kind {
             Self::RunEnded => "run_ended",
             Self::ApprovalVote => "approval_vote",
             Self::ApprovalViewed => "approval_viewed",
+            Self::ApprovalEscalated => "approval_escalated",
+            Self::DelegationGranted => "delegation_granted",
+            Self::DelegationRevoked => "delegation_revoked",
             Self::Halt => "halt",
             Self::Resume => "resume",
             Self::KeyCreated => "key_created",

@@ -58,6 +58,14 @@ pub fn operators(app: Arc<App>) -> Router {
             post(operator::approvals::deny),
         )
         .route(
+            "/v1/delegations",
+            get(operator::delegations::list).post(operator::delegations::grant),
+        )
+        .route(
+            "/v1/delegations/{delegation}",
+            delete(operator::delegations::revoke),
+        )
+        .route(
             "/v1/kill-switches",
             get(operator::kill_switches::list).post(operator::kill_switches::pull),
         )

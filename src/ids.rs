@@ -112,6 +112,10 @@ id!(
     ApprovalId, "appr"
 );
 id!(
+    /// One lending of the right to vote.
+    DelegationId, "dele"
+);
+id!(
     /// One API key of an agent or an operator; never the key itself.
     KeyId, "key"
 );

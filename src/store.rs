@@ -7,6 +7,8 @@ pub mod approvals;
 pub mod audit;
 pub mod audit_log;
 pub mod calls;
+pub mod composition;
+pub mod delegations;
 pub mod entries;
 pub mod history;
 pub mod instances;

@@ -1,4 +1,4 @@
-//! What happens without anybody asking: approvals expire, approved calls go on, keys are read again, a new signing key is taken
+//! What happens without anybody asking: approvals escalate and expire, approved calls go on, keys are read again, a new signing key is taken
 //! up, partitions are made ahead, connections nobody uses are closed. Every loop is bounded in what it does in one turn, and ends with the gateway.
 
 use std::{sync::Arc, time::Duration};
@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 
 mod close_abandoned;
+mod escalate_approvals;
 mod expire_approvals;
 mod refresh_keys;
 pub(crate) mod resume_approved;
@@ -22,6 +23,13 @@ pub fn start(app: &Arc<App>, stop: &CancellationToken) {
         Duration::from_secs(60),
         "close_abandoned",
         close_abandoned::turn,
+    );
+    every(
+        app,
+        stop,
+        Duration::from_secs(1),
+        "escalate_approvals",
+        escalate_approvals::turn,
     );
     every(
         app,

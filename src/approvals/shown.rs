@@ -1,4 +1,4 @@
-//! What an operator is shown of a parked call: the arguments as their roles let them see them, the rest masked.
+//! What an operator is shown of a parked call: the arguments as the tiers let its people see them, the rest masked.
 
 use std::collections::BTreeSet;
 
@@ -7,60 +7,31 @@ use serde_json::Value;
 use crate::{
     app::App,
     call::{ByClass, ClassRule, ClassRules},
+    composition::{Case, holds},
     parked::Sealed,
     redaction::View,
-    store::{
-        self, StoreError,
-        approvals::{ApprovalRow, TierRow, VoteRow},
-    },
+    store::approvals::ApprovalRow,
 };
 
-/// An approval with everything an approver is shown.
-#[derive(Debug)]
-pub struct Shown {
-    /// As it is kept.
-    pub row: ApprovalRow,
-    /// The tiers it waits in.
-    pub tiers: Vec<TierRow>,
-    /// Who has voted.
-    pub votes: Vec<VoteRow>,
-    /// The real arguments; gone once the call has ended.
+/// What was sealed of a call, as one operator sees it.
+#[derive(Debug, Default)]
+pub(super) struct Opened {
+    /// The arguments; gone once the call has ended.
     pub arguments: Option<Value>,
-    /// The agent's justification: the agent's words, not a fact.
+    /// The agent's words.
     pub words: Option<String>,
-    /// What the run is for.
-    pub purpose: Option<String>,
     /// The classes of sensitive values among them that are seen in clear.
     pub seen: BTreeSet<String>,
     /// It waits, and what was sealed of it does not open: nobody can see what it is.
     pub unreadable: bool,
 }
 
-/// Reads an approval as an operator is shown it: what their roles let them see of its arguments, and the rest masked.
-///
-/// # Errors
-/// When the database is away.
-pub async fn shown(app: &App, operator: &str, row: ApprovalRow) -> Result<Shown, StoreError> {
-    let mut connection = app.pool.acquire().await?;
-    let tiers = store::approvals::tiers(&mut connection, &row.approval_id).await?;
-    let votes = store::approvals::votes(&mut connection, &row.approval_id).await?;
-    let call = store::calls::find(&mut connection, &row.call_id).await?;
-    drop(connection);
-    let kept = call.and_then(|call| call.sealed);
-    let sealed = kept.as_deref().and_then(|sealed| opened(app, &row, sealed));
+/// Opens what was sealed for an operator who decides by their own right and by that of others: `people` are all of them.
+pub(super) fn opened(app: &App, people: &[&str], case: &Case, kept: Option<&[u8]>) -> Opened {
+    let sealed = kept.and_then(|sealed| unsealed(app, &case.row, sealed));
     let unreadable = kept.is_some() && sealed.is_none();
-    let purpose = match row.run_id.parse() {
-        Ok(run) => app
-            .runs
-            .find(&run)
-            .await
-            .ok()
-            .flatten()
-            .map(|run| run.purpose.clone()),
-        Err(_) => None,
-    };
-    let mut view = View::new(rules_for(app, operator, &tiers));
-    let (arguments, words) = match (sealed, app.tools.get(&row.tool)) {
+    let mut view = View::new(rules_for(app, people, case));
+    let (arguments, words) = match (sealed, app.tools.get(&case.row.tool)) {
         (Some(sealed), Some(tool)) => {
             let mut arguments = Value::Object(sealed.arguments);
             view.apply(&tool.marks, &mut arguments);
@@ -70,36 +41,40 @@ pub async fn shown(app: &App, operator: &str, row: ApprovalRow) -> Result<Shown,
         // Without its contract nobody can say what in it is sensitive, and it cannot be executed either.
         _ => (None, None),
     };
-    let seen = view.passed;
-    Ok(Shown {
-        row,
-        tiers,
-        votes,
+    Opened {
         arguments,
         words,
-        purpose,
-        seen,
+        seen: view.passed,
         unreadable,
-    })
+    }
 }
 
-/// What an operator sees of what waits in some tiers: what those show of whose role they have.
-fn rules_for(app: &App, operator: &str, tiers: &[TierRow]) -> ClassRules {
-    let roles = app
-        .config
-        .operators
-        .get(operator)
-        .map(|operator| operator.roles.as_slice())
-        .unwrap_or_default();
+/// What people see of what waits in some tiers: what those show of which they could take a seat, escalations included once
+/// they are due.
+fn rules_for(app: &App, people: &[&str], case: &Case) -> ClassRules {
+    let own = case.tiers.iter().map(|tier| tier.tier.as_str());
+    let escalated = case
+        .escalations
+        .iter()
+        .filter(|step| step.escalated_at.is_some())
+        .map(|step| step.to_tier.as_str());
+    let tiers: Vec<_> = own
+        .chain(escalated)
+        .filter_map(|name| app.config.tiers.get(name))
+        .filter(|tier| {
+            tier.requires.iter().any(|requirement| {
+                people
+                    .iter()
+                    .any(|person| holds(app, person, &requirement.member))
+            })
+        })
+        .collect();
     let mut rules = ByClass::default();
     for class in ByClass::CLASSES {
-        let shown = tiers
+        if !tiers
             .iter()
-            .filter_map(|row| app.config.tiers.get(row.tier.as_str()))
-            .any(|tier| {
-                roles.contains(&tier.role) && tier.shows.iter().any(|shown| shown == class)
-            });
-        if !shown {
+            .any(|tier| tier.shows.iter().any(|shown| shown == class))
+        {
             rules.set(class, ClassRule::Mask);
         }
     }
@@ -109,7 +84,7 @@ fn rules_for(app: &App, operator: &str, tiers: &[TierRow]) -> ClassRules {
     }
 }
 
-fn opened(app: &App, row: &ApprovalRow, sealed: &[u8]) -> Option<Sealed> {
+fn unsealed(app: &App, row: &ApprovalRow, sealed: &[u8]) -> Option<Sealed> {
     let plain = app.keyring.open(&row.call_id, sealed).ok()?;
     serde_json::from_slice(&plain).ok()
 }

@@ -24,7 +24,7 @@ pub(super) fn load(path: &Path, variables: &Variables) -> Loaded {
         Err(message) => return Loaded::failed(path, message),
     };
     let (config, mut findings) = config::load_for_check(&file, variables);
-    let usable = findings.is_empty();
+    let usable = findings.iter().all(|finding| finding.note);
     let Some(config) = config else {
         return Loaded {
             config: None,

@@ -62,6 +62,7 @@ pub(super) struct Limits {
     pub max_recorded_text_bytes: Option<Spanned<usize>>,
     pub max_recorded_document_bytes: Option<Spanned<usize>>,
     pub max_references_per_run: u32,
+    pub longest_delegation_seconds: u64,
 }
 
 impl Default for Limits {
@@ -77,6 +78,7 @@ impl Default for Limits {
             max_recorded_text_bytes: None,
             max_recorded_document_bytes: None,
             max_references_per_run: 1_000,
+            longest_delegation_seconds: 30 * 86_400,
         }
     }
 }
@@ -172,15 +174,34 @@ pub(super) struct Agent {
 #[serde(deny_unknown_fields)]
 pub(super) struct Operator {
     pub roles: Vec<String>,
+    #[serde(default)]
+    pub groups: Vec<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tier {
-    pub role: String,
-    pub approvals: u32,
+    pub requires: Vec<Spanned<Requirement>>,
+    #[serde(default = "default_denials")]
+    pub denials: u32,
     pub expires_in_seconds: u64,
     pub shows: Option<Vec<Spanned<String>>>,
+    pub escalates: Option<Spanned<Escalates>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Requirement {
+    pub role: Option<String>,
+    pub group: Option<String>,
+    pub approvals: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Escalates {
+    pub to: String,
+    pub after_seconds: u64,
 }
 
 fn default_agents() -> SocketAddr {
@@ -206,6 +227,11 @@ const fn default_upstream_connections() -> usize {
 
 const fn default_sink_timeout() -> u64 {
     10_000
+}
+
+/// One person with a say ends the call.
+const fn default_denials() -> u32 {
+    1
 }
 
 const fn default_pending() -> u32 {

@@ -15,9 +15,11 @@ apis:
 agents:
   support-bot: { owner: ada, groups: [support], scopes: ['desk.refunds:write'] }
 operators:
-  ada: { roles: [finance] }
+  ada: { roles: [] }
+  bob: { roles: [finance] }
+  cyd: { roles: [finance], groups: [treasury] }
 tiers:
-  finance: { role: finance, approvals: 1, expires_in_seconds: 60 }
+  finance: { requires: [{ role: finance, approvals: 1 }], expires_in_seconds: 60 }
 ";
 
 fn variables() -> Variables {
@@ -53,7 +55,7 @@ fn a_good_file_resolves_its_references() {
 fn every_problem_is_reported_with_its_place() {
     let text = GOOD
         .replace("owner: ada", "owner: eve")
-        .replace("approvals: 1", "approvals: 2")
+        .replace("approvals: 1", "approvals: 3")
         .replace("${env:TOKEN}", "${env:TOOLGATE_TEST_UNSET}");
     let found = findings(&text);
     assert_eq!(found.len(), 3, "{found:#?}");
@@ -72,7 +74,7 @@ fn every_problem_is_reported_with_its_place() {
     assert!(
         found
             .iter()
-            .any(|text| text.contains("toolgate.yaml:15:") && text.contains("needs 2 people")),
+            .any(|text| text.contains("toolgate.yaml:17:") && text.contains("needs 3 people")),
         "{found:#?}"
     );
 }
@@ -133,4 +135,177 @@ fn unknown_fields_loose_booleans_and_duplicates_are_refused() {
             "{found:?}"
         );
     }
+}
+
+/// The findings of a config with these tiers, errors and notes: message with line.
+fn of_tiers(operators: &str, tiers: &str) -> Vec<String> {
+    let start = GOOD.find("\noperators:").unwrap() + 1;
+    let text = format!("{}operators:\n{operators}tiers:\n{tiers}", &GOOD[..start]);
+    let file = SourceFile::new("toolgate.yaml", text.as_str());
+    let (_, found) = load_for_check(&file, &variables());
+    found
+        .iter()
+        .map(|finding| {
+            let (_, line, column) = finding.place();
+            assert!(line > 12 && column > 0, "{finding}");
+            let kind = if finding.note { "note" } else { "error" };
+            format!("{kind} {}", finding.message)
+        })
+        .collect()
+}
+
+const PEOPLE: &str = "  ada: { roles: [] }
+  bob: { roles: [finance, chief], groups: [treasury] }
+  cyd: { roles: [finance] }
+  dan: { roles: [], groups: [treasury] }
+  eve: { roles: [finance], groups: [treasury] }
+";
+
+#[test]
+fn a_tier_is_held_against_people_who_each_count_once() {
+    let fine = [
+        "  t: { requires: [{ role: finance, approvals: 2 }], expires_in_seconds: 60 }\n",
+        "  t: { requires: [{ role: finance, approvals: 1 }, { group: treasury, approvals: 2 }], expires_in_seconds: 60 }\n",
+    ];
+    for tiers in fine {
+        assert_eq!(of_tiers(PEOPLE, tiers), Vec::<String>::new(), "{tiers}");
+    }
+    // Three in each, but four together, and one of them counts once.
+    let found = of_tiers(
+        PEOPLE,
+        "  t: { requires: [{ role: finance, approvals: 3 }, { group: treasury, approvals: 2 }], expires_in_seconds: 60 }\n",
+    );
+    assert_eq!(
+        found,
+        [
+            "error tier t needs 5 people, each counted once, and there are not enough: role finance has 3, group treasury has 3"
+        ]
+    );
+    // Bob is all the chiefs there are and half of what the rest could be.
+    let found = of_tiers(
+        PEOPLE,
+        "  t: { requires: [{ role: chief, approvals: 1 }, { role: finance, approvals: 3 }], expires_in_seconds: 60 }\n",
+    );
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].contains("needs 4 people"), "{found:#?}");
+}
+
+#[test]
+fn who_asked_for_a_call_may_leave_nobody_and_that_is_noted() {
+    let owner_alone = PEOPLE.replace("ada: { roles: [] }", "ada: { roles: [legal] }");
+    let found = of_tiers(
+        &owner_alone,
+        "  t: { requires: [{ role: legal, approvals: 1 }], expires_in_seconds: 60 }\n",
+    );
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0].starts_with("note tier t has nobody for calls of support-bot"),
+        "{found:#?}"
+    );
+    let found = of_tiers(
+        PEOPLE,
+        "  t: { requires: [{ role: chief, approvals: 1 }], expires_in_seconds: 60 }\n",
+    );
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0]
+            .starts_with("note tier t can be left without enough people for calls of support-bot"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn requirements_denials_and_escalations_that_mean_nothing_are_refused() {
+    let tier = |text: &str| {
+        of_tiers(
+            PEOPLE,
+            &format!("  t: {{ {text}, expires_in_seconds: 60 }}\n"),
+        )
+    };
+    let finance = "requires: [{ role: finance, approvals: 1 }]";
+    for (text, message) in [
+        ("requires: []", "needs no approval at all"),
+        (
+            "requires: [{ role: finance, approvals: 0 }]",
+            "needs no approval at all of role finance",
+        ),
+        (
+            "requires: [{ approvals: 1 }]",
+            "not exactly one of role and group",
+        ),
+        (
+            "requires: [{ role: a, group: b, approvals: 1 }]",
+            "not exactly one of role and group",
+        ),
+        (
+            "requires: [{ role: finance, approvals: 1 }, { role: finance, approvals: 1 }]",
+            "names role finance twice",
+        ),
+        (&format!("{finance}, denials: 0"), "needs 0 people to deny"),
+        (
+            &format!("{finance}, denials: 4"),
+            "needs 4 people to deny, and 3 hold",
+        ),
+        (
+            &format!("{finance}, escalates: {{ to: nowhere, after_seconds: 30 }}"),
+            "which is no tier",
+        ),
+        (
+            &format!("{finance}, escalates: {{ to: t, after_seconds: 30 }}"),
+            "comes back to tier t",
+        ),
+        (
+            &format!("{finance}, escalates: {{ to: t, after_seconds: 60 }}"),
+            "at which nothing waits",
+        ),
+    ] {
+        let found = tier(text);
+        assert!(
+            found
+                .iter()
+                .any(|text| text.starts_with("error") && text.contains(message)),
+            "{text}: {found:#?}"
+        );
+    }
+    let chain = |length: u32| -> String {
+        (0..=length)
+            .map(|at| {
+                let next = if at < length {
+                    format!(", escalates: {{ to: t{}, after_seconds: 1 }}", at + 1)
+                } else {
+                    String::new()
+                };
+                format!("  t{at}: {{ {finance}, expires_in_seconds: 60{next} }}\n")
+            })
+            .collect()
+    };
+    assert_eq!(of_tiers(PEOPLE, &chain(4)), Vec::<String>::new());
+    let found = of_tiers(PEOPLE, &chain(5));
+    assert!(found[0].contains("over more than 4 steps"), "{found:#?}");
+    let round = format!(
+        "  a: {{ {finance}, expires_in_seconds: 60, escalates: {{ to: b, after_seconds: 1 }} }}\n  b: {{ {finance}, expires_in_seconds: 60, escalates: {{ to: a, after_seconds: 1 }} }}\n"
+    );
+    let found = of_tiers(PEOPLE, &round);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].contains("comes back to tier a"), "{found:#?}");
+}
+
+#[test]
+fn a_chain_of_escalations_adds_up_its_times() {
+    let tiers = "  a: { requires: [{ role: finance, approvals: 1 }], expires_in_seconds: 60, escalates: { to: b, after_seconds: 10 } }
+  b: { requires: [{ role: finance, approvals: 1 }], expires_in_seconds: 60, escalates: { to: c, after_seconds: 20 } }
+  c: { requires: [{ role: finance, approvals: 1 }], expires_in_seconds: 60 }
+";
+    let start = GOOD.find("tiers:\n").unwrap();
+    let text = format!("{}tiers:\n{tiers}", &GOOD[..start]);
+    let file = SourceFile::new("toolgate.yaml", text.as_str());
+    let (config, found) = load(&file, &variables());
+    assert!(found.is_empty(), "{found:?}");
+    let tiers = config.unwrap().tiers;
+    let steps: Vec<(String, u64)> = tiers["a"]
+        .escalations(&tiers)
+        .into_iter()
+        .map(|step| (step.to.to_string(), step.after.as_secs()))
+        .collect();
+    assert_eq!(steps, [("b".to_owned(), 10), ("c".to_owned(), 30)]);
 }

@@ -19,6 +19,7 @@ use crate::{
 
 pub(super) mod approvals;
 mod cursor;
+pub(super) mod delegations;
 pub(super) mod entries;
 mod filter;
 pub(super) mod history;

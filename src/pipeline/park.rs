@@ -24,6 +24,7 @@ use crate::{
         self,
         approvals::NewApproval,
         calls::{CallRow, NewCall},
+        composition::{NewEscalation, NewTier},
     },
 };
 
@@ -143,16 +144,7 @@ pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept)
     } = parking;
     let approval = ApprovalId::generate();
     let sealed = seal(app, &call)?;
-    let needed = tiers_needed(app, &tiers)?;
-    let expires_in = needed
-        .iter()
-        .map(|(_, _, life)| *life)
-        .min()
-        .unwrap_or_default();
-    let tiers: Vec<(String, i32)> = needed
-        .into_iter()
-        .map(|(tier, count, _)| (tier, count))
-        .collect();
+    let (tiers, expires_in) = tiers_needed(app, &tiers)?;
     let (call, parked) = keep(
         app, call, &approval, sealed, tiers, policies, decided_at, expires_in,
     )
@@ -209,24 +201,38 @@ fn seal(app: &App, call: &ToolCall) -> Result<Vec<u8>, Refusal> {
         .map_err(|error| internal(error.to_string()))
 }
 
-/// Tier, number of people and lifetime of each tier. A tier that the config does not know cannot be parked in.
-fn tiers_needed(app: &App, tiers: &[String]) -> Result<Vec<(String, i32, Duration)>, Refusal> {
-    tiers
-        .iter()
-        .map(|name| {
-            app.config
-                .tiers
-                .get(name.as_str())
-                .map(|tier| {
-                    let count = i32::try_from(tier.approvals).unwrap_or(i32::MAX);
-                    (name.clone(), count, tier.expires_in)
+/// What the tiers ask for now, and the shortest of their lifetimes. A tier that the config does not know cannot be parked in.
+fn tiers_needed(app: &App, names: &[String]) -> Result<(Vec<NewTier>, Duration), Refusal> {
+    let mut tiers = Vec::with_capacity(names.len());
+    let mut shortest: Option<Duration> = None;
+    for name in names {
+        let Some(tier) = app.config.tiers.get(name.as_str()) else {
+            tracing::error!(tier = %name, "a policy parks in a tier that the config does not have");
+            return Err(Refusal::new(
+                Reason::Internal,
+                "The call would wait in a tier that does not exist. Nothing was sent; tell an operator.",
+            ));
+        };
+        let escalations = tier
+            .escalations(&app.config.tiers)
+            .into_iter()
+            .filter_map(|step| {
+                Some(NewEscalation {
+                    requires: app.config.tiers.get(&step.to)?.requires.clone(),
+                    to_tier: step.to.to_string(),
+                    after_seconds: step.after.as_secs_f64(),
                 })
-                .ok_or_else(|| {
-                    tracing::error!(tier = %name, "a policy parks in a tier that the config does not have");
-                    Refusal::new(Reason::Internal, "The call would wait in a tier that does not exist. Nothing was sent; tell an operator.")
-                })
-        })
-        .collect()
+            })
+            .collect();
+        tiers.push(NewTier {
+            tier: name.clone(),
+            requires: tier.requires.clone(),
+            denials: tier.denials,
+            escalations,
+        });
+        shortest = Some(shortest.map_or(tier.expires_in, |so_far| so_far.min(tier.expires_in)));
+    }
+    Ok((tiers, shortest.unwrap_or_default()))
 }
 
 #[expect(
@@ -238,7 +244,7 @@ async fn keep(
     call: ToolCall,
     approval: &ApprovalId,
     sealed: Vec<u8>,
-    tiers: Vec<(String, i32)>,
+    tiers: Vec<NewTier>,
     policies: Vec<String>,
     decided_at: crate::clock::Timestamp,
     expires_in: Duration,
@@ -267,8 +273,9 @@ async fn keep(
                 {
                     return Ok((Vec::new(), Parked::Existing(Box::new(row))));
                 }
-                let waiting = store::approvals::pending_of(connection, &agent.name).await?;
-                if waiting >= i64::from(agent.max_pending_approvals) {
+                let most = i64::from(agent.max_pending_approvals);
+                let waiting = store::approvals::pending_of(connection, &agent.name, most).await?;
+                if waiting >= most {
                     return Ok((Vec::new(), Parked::QueueFull));
                 }
                 let added = store::calls::add(
@@ -312,7 +319,7 @@ async fn keep(
                 .await?;
                 let tiers: Vec<_> = tiers
                     .iter()
-                    .map(|(tier, needed)| json!({"tier": tier, "approvals": needed}))
+                    .map(|tier| json!({"tier": tier.tier, "requires": tier.requires, "denials": tier.denials}))
                     .collect();
                 let entry = Entry {
                     opens_call: true,

@@ -28,8 +28,10 @@ use crate::{
     upstream::StreamEnd,
 };
 
+mod claim;
 mod told;
 
+pub(super) use claim::{NotClaimed, claim, claimed_before};
 use told::Told;
 
 /// What is known so far of a call, for the record of its refusal.
@@ -347,49 +349,6 @@ async fn keyed_intent(app: &App, permit: Permit, entry: Entry) -> Result<Begun, 
 pub(super) fn unrecorded(error: ActError) -> Refusal {
     tracing::warn!(%error, "a transaction did not happen");
     Refusal::record_unavailable()
-}
-
-/// Why an approved call is not begun now.
-pub(super) enum NotClaimed {
-    /// Somebody else has, or it is over.
-    Taken,
-    /// The database went away; whether the claim stands is not known.
-    Unrecorded,
-}
-
-/// Takes an approved call for execution and commits its intent, in one transaction: for exactly one caller.
-pub(super) async fn claim(
-    app: &App,
-    permit: Permit,
-    approval: ApprovalId,
-    before: Option<Redacted>,
-) -> Result<Recorded, (Permit, NotClaimed)> {
-    let entry = intent_entry(app, &permit, Some(approval.clone()), before);
-    let id = permit.call().id.clone();
-    let claimed = app
-        .recorder
-        .act(move |connection| {
-            async move {
-                let claimed = store::calls::claim(connection, &id).await?;
-                Ok((if claimed { vec![entry] } else { Vec::new() }, claimed))
-            }
-            .boxed()
-        })
-        .await;
-    match claimed {
-        Ok(true) => Ok(recorded(app, permit, Some(approval), true)),
-        Ok(false) => Err((permit, NotClaimed::Taken)),
-        Err(error) => {
-            tracing::warn!(%error, "an approved call could not be claimed yet");
-            Err((permit, NotClaimed::Unrecorded))
-        }
-    }
-}
-
-/// Takes up a claim of our own that was committed although its answer was lost: the row says `executing`, nothing
-/// was sent, and no other gateway can have claimed it.
-pub(super) fn claimed_before(app: &App, permit: Permit, approval: ApprovalId) -> Recorded {
-    recorded(app, permit, Some(approval), true)
 }
 
 /// A call whose outcome stands (or is on its way, where the database went away), with what the caller gets.

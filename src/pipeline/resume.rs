@@ -56,7 +56,7 @@ async fn load(app: &App, call: &CallId) -> Result<Option<Approved>, StoreError> 
     let Some(approval) = store::approvals::find(&mut connection, &id).await? else {
         return Ok(None);
     };
-    let tiers = store::approvals::tiers(&mut connection, &id).await?;
+    let tiers = store::composition::tiers(&mut connection, std::slice::from_ref(&id)).await?;
     Ok(Some(Approved {
         row,
         approval,
@@ -71,6 +71,9 @@ async fn attempt(app: &Arc<App>, id: &CallId) -> Result<(), StoreError> {
     let Ok(approval) = approved.approval.approval_id.parse::<ApprovalId>() else {
         return Ok(());
     };
+    if approved.approval.overdue {
+        return expire(app, &approved.approval).await;
+    }
     let call = match rebuild(app, id, &approved).await? {
         Ok(call) => call,
         Err(because) => return void(app, &approved.approval, &because).await,
@@ -106,8 +109,11 @@ async fn attempt(app: &Arc<App>, id: &CallId) -> Result<(), StoreError> {
             return void(app, &approved.approval, &because).await;
         }
     };
-    let Some(recorded) = claim(app, id, permit, approval, before).await else {
-        return Ok(());
+    let recorded = match claim(app, id, permit, approval, before).await {
+        Ok(recorded) => recorded,
+        Err(NotClaimed::Overdue) => return expire(app, &approved.approval).await,
+        Err(NotClaimed::Void(because)) => return void(app, &approved.approval, because).await,
+        Err(NotClaimed::Taken | NotClaimed::Halted | NotClaimed::Unrecorded) => return Ok(()),
     };
     let exchange = forward::forward(app, recorded).await;
     record::outcome(app, exchange).await;
@@ -118,22 +124,24 @@ async fn attempt(app: &Arc<App>, id: &CallId) -> Result<(), StoreError> {
 /// call (`App::resuming`) and only one gateway serves a database, so a row that turns from `approved` to `executing`
 /// while we ask is our own claim.
 async fn claim(
-    app: &App,
+    app: &Arc<App>,
     id: &CallId,
     mut permit: super::Permit,
     approval: ApprovalId,
     before: Option<Redacted>,
-) -> Option<super::Recorded> {
+) -> Result<super::Recorded, NotClaimed> {
     let mut in_doubt = false;
     loop {
         let (back, why) = match record::claim(app, permit, approval.clone(), before.clone()).await {
-            Ok(recorded) => return Some(recorded),
+            Ok(recorded) => return Ok(recorded),
             Err(refused) => refused,
         };
         permit = back;
         // Whoever took it may have been ourselves, by an earlier try that was given up and happened after all.
-        if matches!(why, NotClaimed::Taken) && !in_doubt {
-            return None;
+        match why {
+            NotClaimed::Unrecorded => {}
+            NotClaimed::Taken if in_doubt => {}
+            why => return Err(why),
         }
         in_doubt = true;
         loop {
@@ -141,8 +149,8 @@ async fn claim(
             match state(app, id).await.as_deref() {
                 None => {}
                 Some("approved") => break,
-                Some("executing") => return Some(record::claimed_before(app, permit, approval)),
-                Some(_) => return None,
+                Some("executing") => return Ok(record::claimed_before(app, permit, approval)),
+                Some(_) => return Err(NotClaimed::Taken),
             }
         }
     }
@@ -158,6 +166,23 @@ async fn state(app: &App, id: &CallId) -> Option<String> {
         .await
         .ok()??;
     Some(row.state)
+}
+
+/// What an approved call says that was not sent in its time.
+const TOO_LATE: &str = "NOT executed. It was approved, but could not be sent before its time was over. Make it again if it is still wanted.";
+
+async fn expire(app: &App, approval: &ApprovalRow) -> Result<(), StoreError> {
+    tracing::warn!(approval = %approval.approval_id, "an approved call has expired");
+    parked::end_unsent(
+        &app.recorder,
+        &app.waiters,
+        approval,
+        Outcome::Expired,
+        TOO_LATE,
+    )
+    .await
+    .map(|_ended| ())
+    .map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 
 async fn void(app: &App, approval: &ApprovalRow, because: &str) -> Result<(), StoreError> {

@@ -128,17 +128,20 @@ fn build(
             world
                 .agents
                 .iter()
-                .map(|agent| (&agent.name, &agent.groups)),
-            ("Agent", "AgentGroup"),
+                .map(|agent| (&agent.name, vec![("AgentGroup", &agent.groups)])),
+            "Agent",
             &types,
             &slices,
         )?,
         operators: parties(
-            world
-                .operators
-                .iter()
-                .map(|operator| (&operator.name, &operator.roles)),
-            ("Operator", "Role"),
+            world.operators.iter().map(|operator| {
+                let parents = vec![
+                    ("Role", &operator.roles),
+                    ("OperatorGroup", &operator.groups),
+                ];
+                (&operator.name, parents)
+            }),
+            "Operator",
             &types,
             &slices,
         )?,
@@ -157,8 +160,8 @@ fn build(
 }
 
 fn parties<'w>(
-    members: impl Iterator<Item = (&'w String, &'w Vec<String>)>,
-    (kind, parent_kind): (&str, &str),
+    members: impl Iterator<Item = (&'w String, Vec<(&'static str, &'w Vec<String>)>)>,
+    kind: &str,
     types: &Types,
     slices: &Slices,
 ) -> anyhow::Result<HashMap<String, Party>> {
@@ -166,8 +169,10 @@ fn parties<'w>(
     for (name, parents) in members {
         let uid = types.uid(kind, name)?;
         let mut parent_uids: Vec<EntityUid> = Vec::new();
-        for parent in parents {
-            parent_uids.push(types.uid(parent_kind, parent)?);
+        for (parent_kind, names) in parents {
+            for parent in names {
+                parent_uids.push(types.uid(parent_kind, parent)?);
+            }
         }
         parent_uids.sort();
         parent_uids.dedup();

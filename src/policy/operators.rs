@@ -19,6 +19,10 @@ pub enum OperatorAction {
     Halt,
     /// Release a kill switch.
     Resume,
+    /// Lend one's right to vote to somebody else for a time.
+    Delegate,
+    /// End what two others agreed on; one's own delegations everybody may end.
+    RevokeDelegation,
     /// See the parked calls.
     ReadApprovals,
     /// See the audit entries.
@@ -29,12 +33,14 @@ pub enum OperatorAction {
 
 impl OperatorAction {
     /// Every action.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Approve,
         Self::Deny,
         Self::Resolve,
         Self::Halt,
         Self::Resume,
+        Self::Delegate,
+        Self::RevokeDelegation,
         Self::ReadApprovals,
         Self::ReadAudit,
         Self::ReadKillSwitches,
@@ -48,6 +54,8 @@ impl OperatorAction {
             Self::Resolve => "resolve",
             Self::Halt => "halt",
             Self::Resume => "resume",
+            Self::Delegate => "delegate",
+            Self::RevokeDelegation => "revoke_delegation",
             Self::ReadApprovals => "read_approvals",
             Self::ReadAudit => "read_audit",
             Self::ReadKillSwitches => "read_kill_switches",
@@ -75,6 +83,13 @@ pub enum OperatorContext<'a> {
         kind: &'a str,
         /// Which one.
         id: &'a str,
+    },
+    /// For `delegate` and `revoke_delegation`: between whom.
+    Delegation {
+        /// Whose right it is.
+        from: &'a str,
+        /// Who may use it.
+        to: &'a str,
     },
     /// For the reading actions.
     Empty,
@@ -174,7 +189,8 @@ fn operator_context(
     context: OperatorContext<'_>,
 ) -> Result<Option<Context>, ContextError> {
     use OperatorAction::{
-        Approve, Deny, Halt, ReadApprovals, ReadAudit, ReadKillSwitches, Resolve, Resume,
+        Approve, Delegate, Deny, Halt, ReadApprovals, ReadAudit, ReadKillSwitches, Resolve, Resume,
+        RevokeDelegation,
     };
     let pairs: Vec<(&str, RestrictedExpression)> = match (action, context) {
         (Approve | Deny | Resolve, OperatorContext::Approval(facts)) => vec![
@@ -188,6 +204,9 @@ fn operator_context(
         ],
         (Halt | Resume, OperatorContext::KillSwitch { kind, id }) => {
             vec![("kind", text(kind)), ("id", text(id))]
+        }
+        (Delegate | RevokeDelegation, OperatorContext::Delegation { from, to }) => {
+            vec![("from", text(from)), ("to", text(to))]
         }
         (ReadApprovals | ReadAudit | ReadKillSwitches, OperatorContext::Empty) => Vec::new(),
         _ => return Ok(None),

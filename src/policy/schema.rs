@@ -125,9 +125,13 @@ fn entity_types() -> Value {
         "AgentGroup": {},
         "Api": {},
         "Gateway": {},
-        "Operator": {"memberOfTypes": ["Role"]},
+        "Operator": {"memberOfTypes": ["Role", "OperatorGroup"]},
+        "OperatorGroup": {},
         "Role": {},
-        "Tier": {"shape": {"type": "Record", "attributes": {"role": {"type": "Entity", "name": "Role"}}}},
+        "Tier": {"shape": {"type": "Record", "attributes": {
+            "roles": {"type": "Set", "element": {"type": "Entity", "name": "Role"}},
+            "groups": {"type": "Set", "element": {"type": "Entity", "name": "OperatorGroup"}},
+        }}},
     })
 }
 
@@ -185,6 +189,10 @@ fn operator_action(action: OperatorAction) -> Value {
         OperatorAction::Halt | OperatorAction::Resume => (
             "Gateway",
             json!({"type": "Record", "attributes": {"kind": {"type": "String"}, "id": {"type": "String"}}}),
+        ),
+        OperatorAction::Delegate | OperatorAction::RevokeDelegation => (
+            "Gateway",
+            json!({"type": "Record", "attributes": {"from": {"type": "String"}, "to": {"type": "String"}}}),
         ),
         OperatorAction::ReadApprovals
         | OperatorAction::ReadAudit

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::call::Consequence;
 use crate::diagnostics::{Finding, SourceFile};
+use crate::quorum::Member;
 
 /// The contracts of a help desk: their input schemas outlive the world made of them.
 pub(super) struct Contracts(Vec<(&'static str, &'static str, Consequence, Value)>);
@@ -84,11 +85,17 @@ impl Contracts {
         let operator = |name: &str, roles: &[&str]| OperatorShape {
             name: name.to_owned(),
             roles: names(roles),
+            groups: if name == "sam" {
+                names(&["treasury"])
+            } else {
+                Vec::new()
+            },
         };
-        let tier = |name: &str, role: &str| TierShape {
+        let tier = |name: &str, member: Member| TierShape {
             name: name.to_owned(),
-            role: role.to_owned(),
+            members: vec![member],
         };
+        let role = |name: &str| Member::Role(name.to_owned());
         World {
             tools: tools.collect(),
             agents: vec![
@@ -101,7 +108,11 @@ impl Contracts {
                 operator("sam", &["security", "on-call"]),
                 operator("nobody", &[]),
             ],
-            tiers: vec![tier("finance", "finance"), tier("security", "security")],
+            tiers: vec![
+                tier("finance", role("finance")),
+                tier("security", role("security")),
+                tier("treasury", Member::Group("treasury".to_owned())),
+            ],
             apis: names(&["desk", "mail"]),
         }
     }

@@ -7,7 +7,7 @@ use cedar_policy::{
     Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression, Schema,
 };
 
-use crate::call::Consequence;
+use crate::{call::Consequence, quorum::Member};
 
 /// The id of the one `Gateway` entity.
 pub const GATEWAY: &str = "toolgate";
@@ -34,22 +34,40 @@ pub struct AgentShape {
     pub groups: Vec<String>,
 }
 
-/// An operator and their roles.
+/// An operator with their roles and groups.
 #[derive(Debug, Clone)]
 pub struct OperatorShape {
     /// The operator's name.
     pub name: String,
     /// Names of `Role` entities; naming one here creates it.
     pub roles: Vec<String>,
+    /// Names of `OperatorGroup` entities; naming one here creates it.
+    pub groups: Vec<String>,
 }
 
-/// A tier of approval and the role whose members answer for it.
+/// A tier of approval and those who answer for it.
 #[derive(Debug, Clone)]
 pub struct TierShape {
     /// The tier's name, as `@approval` and `context.approvals` have it.
     pub name: String,
-    /// The value of the tier's attribute `role`.
-    pub role: String,
+    /// Whom its requirements name: the values of the tier's attributes `roles` and `groups`.
+    pub members: Vec<Member>,
+}
+
+impl TierShape {
+    fn roles(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().filter_map(|member| match member {
+            Member::Role(role) => Some(role.as_str()),
+            Member::Group(_) => None,
+        })
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().filter_map(|member| match member {
+            Member::Group(group) => Some(group.as_str()),
+            Member::Role(_) => None,
+        })
+    }
 }
 
 /// Everything a policy may name.
@@ -73,7 +91,8 @@ impl World<'_> {
         let agents = self.agents.iter();
         let operators = self.operators.iter();
         let tool_apis = self.tools.iter().map(|tool| tool.api);
-        let tier_roles = self.tiers.iter().map(|tier| tier.role.as_str());
+        let tier_roles = self.tiers.iter().flat_map(TierShape::roles);
+        let tier_groups = self.tiers.iter().flat_map(TierShape::groups);
         BTreeMap::from([
             (
                 "Agent",
@@ -98,6 +117,14 @@ impl World<'_> {
                 operators
                     .clone()
                     .map(|operator| operator.name.as_str())
+                    .collect(),
+            ),
+            (
+                "OperatorGroup",
+                operators
+                    .clone()
+                    .flat_map(|operator| operator.groups.iter().map(String::as_str))
+                    .chain(tier_groups)
                     .collect(),
             ),
             (
@@ -133,6 +160,7 @@ impl Types {
             "AgentGroup",
             "Api",
             "Operator",
+            "OperatorGroup",
             "Role",
             "Tier",
             "Gateway",
@@ -188,33 +216,52 @@ pub(super) fn entities(
         all.push(member(
             types,
             ("Agent", &agent.name),
-            ("AgentGroup", &agent.groups),
+            &[("AgentGroup", &agent.groups)],
         )?);
     }
     for operator in &world.operators {
         all.push(member(
             types,
             ("Operator", &operator.name),
-            ("Role", &operator.roles),
+            &[
+                ("Role", &operator.roles),
+                ("OperatorGroup", &operator.groups),
+            ],
         )?);
     }
     for tier in &world.tiers {
-        let role = RestrictedExpression::new_entity_uid(types.uid("Role", &tier.role)?);
-        let attributes = HashMap::from([("role".to_owned(), role)]);
+        let attributes = HashMap::from([
+            ("roles".to_owned(), set(types, "Role", tier.roles())?),
+            (
+                "groups".to_owned(),
+                set(types, "OperatorGroup", tier.groups())?,
+            ),
+        ]);
         let tier = Entity::new(types.uid("Tier", &tier.name)?, attributes, HashSet::new());
         all.push(tier.map_err(Box::new)?);
     }
     Ok(Entities::from_entities(all, Some(schema)).map_err(Box::new)?)
 }
 
+fn set<'a>(
+    types: &Types,
+    kind: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<RestrictedExpression, UnknownType> {
+    let names: Result<Vec<_>, _> = names
+        .map(|name| Ok(RestrictedExpression::new_entity_uid(types.uid(kind, name)?)))
+        .collect();
+    Ok(RestrictedExpression::new_set(names?))
+}
+
 fn member(
     types: &Types,
     (kind, name): (&str, &str),
-    (parent_kind, parents): (&str, &[String]),
+    parents: &[(&str, &[String])],
 ) -> Result<Entity, UnknownType> {
     let parents: Result<HashSet<_>, _> = parents
         .iter()
-        .map(|parent| types.uid(parent_kind, parent))
+        .flat_map(|(kind, names)| names.iter().map(|name| types.uid(kind, name)))
         .collect();
     Ok(Entity::new_no_attrs(types.uid(kind, name)?, parents?))
 }

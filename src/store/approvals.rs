@@ -1,8 +1,8 @@
 //! Approvals, the tiers they wait in, and votes. Times are compared on the database's clock.
 
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
-use super::StoreError;
+use super::{StoreError, composition::NewTier};
 use crate::{
     clock::Timestamp,
     ids::{ApprovalId, CallId},
@@ -31,7 +31,7 @@ pub struct ApprovalRow {
     pub expires_at: Timestamp,
     pub frozen_at: Option<Timestamp>,
     pub decided_at: Option<Timestamp>,
-    /// The database's own word on whether the time is over.
+    /// The database's own word on whether the time is over: to decide, and once approved, to send.
     pub overdue: bool,
 }
 
@@ -53,8 +53,7 @@ pub struct NewApproval<'a> {
     pub digest: &'a str,
     pub policies: &'a [String],
     pub expires_in_seconds: f64,
-    /// Tier and number of people.
-    pub tiers: &'a [(String, i32)],
+    pub tiers: &'a [NewTier],
 }
 
 /// Adds an approval with its tiers; gives the time at which it expires. Its clock stands still from the beginning where a
@@ -93,27 +92,24 @@ pub async fn add(
     )
     .fetch_one(&mut *connection)
     .await?;
-    for (tier, needed) in new.tiers {
-        sqlx::query!(
-            "INSERT INTO toolgate.approval_tiers (approval_id, tier, needed) VALUES ($1, $2, $3)",
-            new.approval_id.as_str(),
-            tier,
-            needed
-        )
-        .execute(&mut *connection)
-        .await?;
-    }
+    super::composition::add(connection, new.approval_id, new.tiers).await?;
     Ok(expires_at)
 }
 
-/// How many calls of this agent wait for approval.
+/// How many calls of this agent wait for approval; counts no further than `most`.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn pending_of(connection: &mut PgConnection, agent: &str) -> Result<i64, StoreError> {
+pub async fn pending_of(
+    connection: &mut PgConnection,
+    agent: &str,
+    most: i64,
+) -> Result<i64, StoreError> {
     let count = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "count!" FROM toolgate.approvals WHERE agent = $1 AND state = 'pending'"#,
-        agent
+        r#"SELECT count(*) AS "count!" FROM (
+               SELECT FROM toolgate.approvals WHERE agent = $1 AND state = 'pending' LIMIT $2) AS waiting"#,
+        agent,
+        most
     )
     .fetch_one(connection)
     .await?;
@@ -124,16 +120,20 @@ pub async fn pending_of(connection: &mut PgConnection, agent: &str) -> Result<i6
 #[derive(Debug, Default)]
 #[expect(missing_docs, reason = "each narrows the list to rows with that value")]
 pub struct Filter<'a> {
-    pub state: Option<&'a str>,
+    /// Any of these; none for all.
+    pub states: &'a [String],
     pub agent: Option<&'a str>,
     pub run: Option<&'a str>,
     pub tool: Option<&'a str>,
-    pub tier: Option<&'a str>,
+    pub consequence: Option<&'a str>,
+    /// Waiting in any of these.
+    pub tiers: Option<&'a [String]>,
     /// Rows behind this id.
     pub after: Option<&'a str>,
 }
 
-/// Approvals in the order in which they were made.
+/// Approvals in the order in which they were made. Each state (and tier) is read along an index of its own and no further than
+/// the limit; the statement is planned for the filters it has, every time.
 ///
 /// # Errors
 /// When the database is away.
@@ -142,24 +142,100 @@ pub async fn list(
     filter: &Filter<'_>,
     limit: i64,
 ) -> Result<Vec<ApprovalRow>, StoreError> {
+    let all = STATES.map(str::to_owned);
+    let states = if filter.states.is_empty() {
+        &all
+    } else {
+        filter.states
+    };
+    let after = filter.after.unwrap_or_default();
+    let mut transaction = connection.begin().await?;
+    // One plan for all filters would read along none of the indexes.
+    sqlx::query!("SET LOCAL plan_cache_mode = force_custom_plan")
+        .execute(&mut *transaction)
+        .await?;
+    // State by state, so that each is planned for how many there are of it.
+    let mut rows = Vec::new();
+    for state in states {
+        rows.extend(match filter.tiers {
+            Some(tiers) => {
+                list_in_tiers(&mut transaction, filter, (state, tiers), after, limit).await?
+            }
+            None => list_all(&mut transaction, filter, state, after, limit).await?,
+        });
+    }
+    rows.sort_by(|a, b| a.approval_id.cmp(&b.approval_id));
+    // Decided between two of the queries.
+    rows.dedup_by(|a, b| a.approval_id == b.approval_id);
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    transaction.commit().await?;
+    Ok(rows)
+}
+
+/// `OFFSET 0` keeps the two tables from being merged, which would read all approvals between those of a rare tier.
+async fn list_in_tiers(
+    connection: &mut PgConnection,
+    filter: &Filter<'_>,
+    (state, tiers): (&str, &[String]),
+    after: &str,
+    limit: i64,
+) -> Result<Vec<ApprovalRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        ApprovalRow,
+        r#"SELECT DISTINCT ON (a.approval_id) approval_id, call_id, run_id, agent, owner, triggered_by, api, tool,
+                  consequence, digest, policies, a.state, created_at, expires_at, frozen_at, decided_at,
+                  (a.state IN ('pending', 'approved') AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
+           FROM unnest($2::text[]) AS w (tier)
+           CROSS JOIN LATERAL (
+               SELECT a.* FROM toolgate.approval_tiers AS t CROSS JOIN LATERAL (
+                   SELECT * FROM toolgate.approvals AS a
+                   WHERE a.approval_id = t.approval_id
+                     AND ($4::text IS NULL OR a.agent = $4) AND ($5::text IS NULL OR a.run_id = $5)
+                     AND ($6::text IS NULL OR a.tool = $6) AND ($7::text IS NULL OR a.consequence = $7)
+                   OFFSET 0) AS a
+               WHERE t.tier = w.tier AND t.state = $1 AND t.approval_id > $3
+               ORDER BY t.approval_id LIMIT $8) AS a
+           ORDER BY a.approval_id LIMIT $8"#,
+        state,
+        tiers,
+        after,
+        filter.agent,
+        filter.run,
+        filter.tool,
+        filter.consequence,
+        limit
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// Every state that an approval can be in.
+pub const STATES: [&str; 5] = ["pending", "approved", "denied", "expired", "voided"];
+
+async fn list_all(
+    connection: &mut PgConnection,
+    filter: &Filter<'_>,
+    state: &str,
+    after: &str,
+    limit: i64,
+) -> Result<Vec<ApprovalRow>, StoreError> {
     let rows = sqlx::query_as!(
         ApprovalRow,
         r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
                   state, created_at, expires_at, frozen_at, decided_at,
-                  (state = 'pending' AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
-           FROM toolgate.approvals AS a
-           WHERE ($1::text IS NULL OR state = $1) AND ($2::text IS NULL OR agent = $2)
-             AND ($3::text IS NULL OR run_id = $3) AND ($4::text IS NULL OR tool = $4)
-             AND ($5::text IS NULL OR EXISTS (SELECT FROM toolgate.approval_tiers AS t
-                                              WHERE t.approval_id = a.approval_id AND t.tier = $5))
-             AND ($6::text IS NULL OR approval_id > $6)
+                  (state IN ('pending', 'approved') AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
+           FROM toolgate.approvals
+           WHERE state = $1 AND approval_id > $2
+             AND ($3::text IS NULL OR agent = $3) AND ($4::text IS NULL OR run_id = $4)
+             AND ($5::text IS NULL OR tool = $5) AND ($6::text IS NULL OR consequence = $6)
            ORDER BY approval_id LIMIT $7"#,
-        filter.state,
+        state,
+        after,
         filter.agent,
         filter.run,
         filter.tool,
-        filter.tier,
-        filter.after,
+        filter.consequence,
         limit
     )
     .fetch_all(connection)
@@ -179,7 +255,7 @@ pub async fn find(
         ApprovalRow,
         r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
                   state, created_at, expires_at, frozen_at, decided_at,
-                  (state = 'pending' AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
+                  (state IN ('pending', 'approved') AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
            FROM toolgate.approvals WHERE approval_id = $1"#,
         id
     )
@@ -203,89 +279,6 @@ pub async fn lock(
     .fetch_optional(&mut *connection)
     .await?;
     find(connection, id).await
-}
-
-/// One tier of an approval and how many people it needs.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct TierRow {
-    /// The tier.
-    pub tier: String,
-    /// How many people.
-    pub needed: i32,
-}
-
-/// The tiers of an approval.
-///
-/// # Errors
-/// When the database is away.
-pub async fn tiers(connection: &mut PgConnection, id: &str) -> Result<Vec<TierRow>, StoreError> {
-    let rows = sqlx::query_as!(
-        TierRow,
-        "SELECT tier, needed FROM toolgate.approval_tiers WHERE approval_id = $1 ORDER BY tier",
-        id
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
-}
-
-/// One vote.
-#[derive(Debug, Clone, serde::Serialize)]
-#[expect(
-    missing_docs,
-    reason = "the columns are described where they are made, in migrations/"
-)]
-pub struct VoteRow {
-    pub operator: String,
-    pub vote: String,
-    #[serde(skip)]
-    pub tiers: Vec<String>,
-    pub reason: String,
-    pub voted_at: Timestamp,
-}
-
-/// The votes on an approval, oldest first.
-///
-/// # Errors
-/// When the database is away.
-pub async fn votes(connection: &mut PgConnection, id: &str) -> Result<Vec<VoteRow>, StoreError> {
-    let rows = sqlx::query_as!(
-        VoteRow,
-        "SELECT operator, vote, tiers, reason, voted_at FROM toolgate.votes
-         WHERE approval_id = $1 ORDER BY voted_at, operator",
-        id
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
-}
-
-/// Adds a vote. False when this person has voted already.
-///
-/// # Errors
-/// When the database is away.
-pub async fn add_vote(
-    connection: &mut PgConnection,
-    id: &str,
-    operator: &str,
-    vote: &str,
-    tiers: &[String],
-    digest: &str,
-    reason: &str,
-) -> Result<bool, StoreError> {
-    let added = sqlx::query!(
-        "INSERT INTO toolgate.votes (approval_id, operator, vote, tiers, digest, reason)
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (approval_id, operator) DO NOTHING",
-        id,
-        operator,
-        vote,
-        tiers,
-        digest,
-        reason
-    )
-    .execute(connection)
-    .await?;
-    Ok(added.rows_affected() == 1)
 }
 
 /// Turns a pending approval whose time is not over into an approved one, and its call with it. False when it is

@@ -147,21 +147,6 @@ pub async fn same_request(
     }
 }
 
-/// Turns an approved call into one that is being executed. True for exactly one caller: the row changes once.
-///
-/// # Errors
-/// When the database is away.
-pub async fn claim(connection: &mut PgConnection, id: &CallId) -> Result<bool, StoreError> {
-    let claimed = sqlx::query!(
-        "UPDATE toolgate.calls SET state = 'executing', updated_at = now()
-         WHERE call_id = $1 AND state = 'approved'",
-        id.as_str()
-    )
-    .execute(connection)
-    .await?;
-    Ok(claimed.rows_affected() == 1)
-}
-
 /// How a kept call ended.
 #[derive(Debug, Clone)]
 pub struct Ending {

@@ -94,17 +94,24 @@ pub async fn release(
     if released.rows_affected() == 0 {
         return Ok(false);
     }
+    // Escalations stand still for the same time.
     sqlx::query!(
-        "UPDATE toolgate.approvals AS a
-         SET expires_at = a.expires_at + (greatest(now(), a.frozen_at) - a.frozen_at), frozen_at = NULL
-         WHERE a.state = 'pending' AND a.frozen_at IS NOT NULL
-           AND NOT EXISTS (
-               SELECT FROM toolgate.kill_switches AS k
-               WHERE k.released_at IS NULL
-                 AND CASE k.kind WHEN 'everything' THEN true WHEN 'api' THEN a.api = k.target
-                                 WHEN 'tool' THEN a.tool = k.target WHEN 'consequence' THEN a.consequence = k.target
-                                 WHEN 'agent' THEN a.agent = k.target WHEN 'run' THEN a.run_id = k.target
-                                 ELSE false END)"
+        "WITH thawed AS (
+             SELECT a.approval_id, greatest(now(), a.frozen_at) - a.frozen_at AS stood
+             FROM toolgate.approvals AS a
+             WHERE a.state = 'pending' AND a.frozen_at IS NOT NULL
+               AND NOT EXISTS (
+                   SELECT FROM toolgate.kill_switches AS k
+                   WHERE k.released_at IS NULL
+                     AND CASE k.kind WHEN 'everything' THEN true WHEN 'api' THEN a.api = k.target
+                                     WHEN 'tool' THEN a.tool = k.target WHEN 'consequence' THEN a.consequence = k.target
+                                     WHEN 'agent' THEN a.agent = k.target WHEN 'run' THEN a.run_id = k.target
+                                     ELSE false END)),
+         waiting AS (
+             UPDATE toolgate.approval_escalations AS e SET escalates_at = e.escalates_at + thawed.stood
+             FROM thawed WHERE e.approval_id = thawed.approval_id AND e.open)
+         UPDATE toolgate.approvals AS a SET expires_at = a.expires_at + thawed.stood, frozen_at = NULL
+         FROM thawed WHERE a.approval_id = thawed.approval_id"
     )
     .execute(connection)
     .await?;

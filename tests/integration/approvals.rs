@@ -9,8 +9,8 @@ use crate::support::{Answer, Setup, World, send};
 /// Finance asks for two people.
 fn two_people(setup: Setup) -> Setup {
     setup.config(
-        "    role: finance\n    approvals: 1",
-        "    role: finance\n    approvals: 2",
+        "requires: [{ role: finance, approvals: 1 }]",
+        "requires: [{ role: finance, approvals: 2 }]",
     )
 }
 
@@ -46,7 +46,15 @@ async fn a_quorum_is_two_people_and_one_person_counts_once() {
     assert_eq!(world.received("POST /refunds"), 0);
     assert_eq!(world.state(&call).await["state"], "parked");
     let shown = world.shown("bob", &approval).await;
-    assert_eq!(shown["needs"], json!([{"tier": "finance", "approvals": 2}]));
+    assert_eq!(
+        shown["needs"],
+        json!([{
+            "tier": "finance",
+            "requires": [{"role": "finance", "approvals": 2}],
+            "denials": 1,
+            "escalations": [],
+        }])
+    );
     assert_eq!(shown["votes"].as_array().unwrap().len(), 1);
     let second = world.decide("bob", &approval, "approve").await.expect(200);
     assert_eq!(second.body["state"], "approved");

@@ -24,11 +24,14 @@ const AGENT_ROUTES: [(&str, &str); 8] = [
 ];
 
 /// Routes that ask for an operator's key.
-const OPERATOR_ROUTES: [(&str, &str); 12] = [
+const OPERATOR_ROUTES: [(&str, &str); 15] = [
     ("GET", "/v1/approvals"),
     ("GET", "/v1/approvals/{approval}"),
     ("POST", "/v1/approvals/{approval}/approve"),
     ("POST", "/v1/approvals/{approval}/deny"),
+    ("GET", "/v1/delegations"),
+    ("POST", "/v1/delegations"),
+    ("DELETE", "/v1/delegations/{delegation}"),
     ("GET", "/v1/kill-switches"),
     ("POST", "/v1/kill-switches"),
     ("DELETE", "/v1/kill-switches/{kill_switch}"),

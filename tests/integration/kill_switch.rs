@@ -304,6 +304,11 @@ async fn an_approved_call_that_meets_a_halt_waits_and_goes_once() {
              WHERE approval_id = '{approval}'"
         ),
         format!("UPDATE toolgate.calls SET state = 'approved' WHERE call_id = '{call}'"),
+        format!(
+            r#"INSERT INTO toolgate.votes (approval_id, operator, authority, vote, tiers, seats, digest, reason)
+               VALUES ('{approval}', 'bob', 'bob', 'approve', '{{finance}}',
+                       '[{{"tier": "finance", "role": "finance"}}]', 'seen', 'test')"#
+        ),
     ] {
         sqlx::query(AssertSqlSafe(statement))
             .execute(&mut owner)

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the ground up. A module uses what stands in a line above its own, and nothing of its own line.
-const ORDER: [(&[&str], &str); 14] = [
+const ORDER: [(&[&str], &str); 15] = [
     (
         &[
             "ids",
@@ -16,6 +16,7 @@ const ORDER: [(&[&str], &str); 14] = [
             "secrets",
             "call",
             "diagnostics",
+            "quorum",
             "upstream",
             "postgres",
         ],
@@ -47,6 +48,10 @@ const ORDER: [(&[&str], &str); 14] = [
     ),
     (&["parked", "runs"], "what is kept through the recorder"),
     (&["app"], "all of it joined"),
+    (
+        &["composition"],
+        "who counts for what; held against votes and again before sending",
+    ),
     (&["pipeline"], "the request path"),
     (
         &["approvals"],

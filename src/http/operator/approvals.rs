@@ -15,12 +15,15 @@ use serde_json::{Value, json};
 use super::{allow, identify, reason, refused};
 use crate::{
     app::App,
-    approvals::{self, Ballot, Shown, Vote},
+    approvals::{self, Ballot, Decidable, Shown, Vote},
     entry::{Entry, Kind},
     http::input::{self, Named},
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
-    store::{self, StoreError, approvals::Filter},
+    store::{
+        self, StoreError,
+        approvals::{Filter, STATES},
+    },
 };
 
 const LIMIT_DEFAULT: i64 = 50;
@@ -34,6 +37,10 @@ pub(in crate::http) struct Listing {
     run: Option<String>,
     tool: Option<String>,
     tier: Option<String>,
+    consequence: Option<String>,
+    /// Only what the caller may approve now.
+    #[serde(default)]
+    mine: bool,
     limit: Option<i64>,
     cursor: Option<String>,
 }
@@ -53,15 +60,14 @@ pub(in crate::http) async fn list(
     .await?;
     let Query(listing) =
         listing.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
-    let states = ["pending", "approved", "denied", "expired", "voided"];
     if listing
         .state
         .as_deref()
-        .is_some_and(|state| !states.contains(&state))
+        .is_some_and(|state| !STATES.contains(&state))
     {
         return Err(Refusal::new(
             Reason::MalformedBody,
-            format!("\"state\" must be one of {}.", states.join(", ")),
+            format!("\"state\" must be one of {}.", STATES.join(", ")),
         ));
     }
     let names = [
@@ -69,6 +75,7 @@ pub(in crate::http) async fn list(
         &listing.run,
         &listing.tool,
         &listing.tier,
+        &listing.consequence,
         &listing.cursor,
     ];
     // PostgreSQL has no text with this character, and its error would read as if it were away.
@@ -79,53 +86,74 @@ pub(in crate::http) async fn list(
         ));
     }
     let limit = listing.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST);
+    let states: Vec<String> = listing.state.clone().into_iter().collect();
+    let tiers: Option<Vec<String>> = listing.tier.clone().map(|tier| vec![tier]);
     let filter = Filter {
-        state: listing.state.as_deref(),
+        states: &states,
         agent: listing.agent.as_deref(),
         run: listing.run.as_deref(),
         tool: listing.tool.as_deref(),
-        tier: listing.tier.as_deref(),
+        consequence: listing.consequence.as_deref(),
+        tiers: tiers.as_deref(),
         after: listing.cursor.as_deref(),
     };
-    let mut connection = app
-        .pool
-        .acquire()
-        .await
-        .map_err(|error| away(&error.into()))?;
-    let mut rows = store::approvals::list(&mut connection, &filter, limit + 1)
+    let page = if listing.mine {
+        if listing
+            .state
+            .as_deref()
+            .is_some_and(|state| state != "pending")
+        {
+            return Err(Refusal::new(
+                Reason::MalformedBody,
+                "With \"mine\", \"state\" can only be pending: nothing else can be approved.",
+            ));
+        }
+        approvals::decidable(&app, &operator, &filter, limit).await
+    } else {
+        page(&app, &filter, limit).await
+    };
+    let Decidable { rows, cursor } = page.map_err(|error| away(&error))?;
+    let has_more = cursor.is_some();
+    let shown = approvals::shown_all(&app, &operator, rows)
         .await
         .map_err(|error| away(&error))?;
-    drop(connection);
-    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let cursor = rows
-        .last()
-        .filter(|_| has_more)
-        .map(|row| row.approval_id.clone());
-    let mut data = Vec::with_capacity(rows.len());
-    let mut seen = Vec::with_capacity(rows.len());
-    for row in rows {
-        let shown = approvals::shown(&app, &operator, row)
-            .await
-            .map_err(|error| away(&error))?;
-        seen.push((shown.row.approval_id.clone(), shown.seen.clone()));
-        data.push(to_json(&app, &shown));
-    }
+    let seen: Vec<(String, BTreeSet<String>)> = shown
+        .iter()
+        .map(|shown| (shown.row.approval_id.clone(), shown.seen.clone()))
+        .collect();
+    let data: Vec<Value> = shown.iter().map(|shown| to_json(&app, shown)).collect();
     let given = [
         ("state", &listing.state),
         ("agent", &listing.agent),
         ("run", &listing.run),
         ("tool", &listing.tool),
         ("tier", &listing.tier),
+        ("consequence", &listing.consequence),
     ];
-    let filter: serde_json::Map<String, Value> = given
+    let mut filter: serde_json::Map<String, Value> = given
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?))))
         .collect();
+    if listing.mine {
+        filter.insert("mine".to_owned(), json!(true));
+    }
     viewed(&app, &operator, &seen, Some(filter.into())).await?;
     Ok(Json(
         json!({"data": data, "has_more": has_more, "cursor": cursor}),
     ))
+}
+
+/// A page, and where the next one begins.
+async fn page(app: &App, filter: &Filter<'_>, limit: i64) -> Result<Decidable, StoreError> {
+    let mut connection = app.pool.acquire().await?;
+    let mut rows = store::approvals::list(&mut connection, filter, limit + 1).await?;
+    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let cursor = rows
+        .last()
+        .filter(|_| has_more)
+        .map(|row| row.approval_id.clone());
+    Ok(Decidable { rows, cursor })
 }
 
 pub(in crate::http) async fn show(
@@ -205,11 +233,6 @@ fn to_json(app: &App, shown: &Shown) -> Value {
         })
         .collect::<serde_json::Map<_, _>>()
         .into();
-    let tiers: Vec<Value> = shown
-        .tiers
-        .iter()
-        .map(|tier| json!({"tier": tier.tier, "approvals": tier.needed}))
-        .collect();
     json!({
         "approval": row.approval_id,
         "call": row.call_id,
@@ -225,12 +248,13 @@ fn to_json(app: &App, shown: &Shown) -> Value {
         "arguments": shown.arguments,
         "unreadable": shown.unreadable.then_some(approvals::UNREADABLE),
         "digest": row.digest,
-        "tiers": shown.tiers.iter().map(|tier| tier.tier.as_str()).collect::<Vec<_>>(),
-        "needs": tiers,
+        "tiers": shown.tiers,
+        "needs": shown.needs,
         "votes": shown.votes,
         "policies": row.policies,
         "policy_texts": texts,
         "state": row.state,
+        "explanation": shown.explanation,
         "created_at": row.created_at,
         "expires_at": row.expires_at,
         "frozen_at": row.frozen_at,
@@ -243,6 +267,8 @@ fn to_json(app: &App, shown: &Shown) -> Value {
 struct Deciding {
     digest: String,
     reason: String,
+    /// Whose right to use: one's own or that of an operator who lent it.
+    r#for: Option<String>,
 }
 
 pub(in crate::http) async fn approve(
@@ -279,6 +305,7 @@ async fn decide(
         vote,
         digest: deciding.digest,
         reason,
+        authority: deciding.r#for,
     };
     // In a task of its own: an operator who hangs up does not stop a decision half-way.
     let task = tokio::spawn({

@@ -39,7 +39,7 @@ permit (
   principal is Operator,
   action in [Action::"approve", Action::"deny"],
   resource is Tier
-) when { principal in resource.role };
+) when { principal in resource.roles || principal in resource.groups };
 
 @id("on-call")
 permit (principal in Role::"on-call", action in [Action::"halt", Action::"resume"], resource == Gateway::"toolgate");

@@ -18,6 +18,11 @@ const HALT: OperatorContext<'static> = OperatorContext::KillSwitch {
     id: "desk.refunds.create",
 };
 
+const DELEGATION: OperatorContext<'static> = OperatorContext::Delegation {
+    from: "olga",
+    to: "sam",
+};
+
 fn on_tier(policies: &Policies, operator: &str, action: OperatorAction, tier: &str) -> bool {
     let context = OperatorContext::Approval(FACTS);
     let decision =
@@ -28,8 +33,20 @@ fn on_tier(policies: &Policies, operator: &str, action: OperatorAction, tier: &s
 }
 
 #[test]
-fn only_members_of_the_tiers_role_approve() {
+fn only_members_of_the_tiers_roles_and_groups_approve() {
     let policies = loaded(&Contracts::desk(), EXAMPLE);
+    assert!(on_tier(
+        &policies,
+        "sam",
+        OperatorAction::Approve,
+        "treasury"
+    ));
+    assert!(!on_tier(
+        &policies,
+        "olga",
+        OperatorAction::Approve,
+        "treasury"
+    ));
     assert!(on_tier(
         &policies,
         "olga",
@@ -114,9 +131,10 @@ fn an_action_with_another_resource_or_context_is_not_permitted() {
         let (right, resource) = match action.as_str() {
             "approve" | "deny" | "resolve" => (facts, tier),
             "halt" | "resume" => (HALT, OperatorResource::Gateway),
+            "delegate" | "revoke_delegation" => (DELEGATION, OperatorResource::Gateway),
             _ => (OperatorContext::Empty, OperatorResource::Gateway),
         };
-        for context in [facts, HALT, OperatorContext::Empty] {
+        for context in [facts, HALT, DELEGATION, OperatorContext::Empty] {
             for at in [tier, OperatorResource::Gateway] {
                 let fits = at == resource
                     && std::mem::discriminant(&context) == std::mem::discriminant(&right);

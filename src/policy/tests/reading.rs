@@ -57,7 +57,7 @@ fn the_schema_is_printed_in_cedars_syntax() {
     for part in [
         "action \"desk.refunds.create\" in [Action::\"api:desk\", Action::\"consequence:money_movement\"]",
         "fee?: Long",
-        "entity Operator in [Role]",
+        "entity Operator in [Role, OperatorGroup]",
         "action \"read_audit\"",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");

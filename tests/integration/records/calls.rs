@@ -98,8 +98,8 @@ async fn view(world: &World, view: &str, column: &str, id: &str) -> Value {
 #[tokio::test]
 async fn each_way_a_call_can_go_is_one_row_that_tells_it_all() {
     let setup = Setup::shipped().config(
-        "role: security\n    approvals: 1\n    expires_in_seconds: 3600",
-        "role: security\n    approvals: 1\n    expires_in_seconds: 1",
+        "requires: [{ role: security, approvals: 1 }]\n    expires_in_seconds: 3600",
+        "requires: [{ role: security, approvals: 1 }]\n    expires_in_seconds: 1",
     );
     let world = setup.start().await;
     let run = world.run().await;
@@ -151,7 +151,8 @@ async fn each_way_a_call_can_go_is_one_row_that_tells_it_all() {
         &row,
         &json!({
             "call_id": call, "run_id": run, "agent": "support-bot", "tool": "desk.refunds.create", "digest": SET,
-            "arguments": SET, "tiers": [{"tier": "finance", "approvals": 1}], "policies": ["money-needs-finance"],
+            "arguments": SET, "policies": ["money-needs-finance"],
+            "tiers": [{"tier": "finance", "requires": [{"role": "finance", "approvals": 1}], "denials": 1}],
             "parked_at": SET, "expires_at": SET, "decided_by": ["ada"], "outcome": "completed", "executed": true,
             "ended_at": SET,
         }),

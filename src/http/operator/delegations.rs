@@ -1,0 +1,171 @@
+//! `/v1/delegations`: who lent whom their right to vote, and until when.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Query, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use http::HeaderMap;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Because, allow, identify, reason};
+use crate::{
+    app::App,
+    approvals::delegations::{self, Lending},
+    clock::Timestamp,
+    http::input::{self, Named},
+    policy::{OperatorAction, OperatorContext},
+    reason::{Reason, Refusal},
+    store::{self, StoreError, delegations::DelegationRow},
+};
+
+const LIMIT_DEFAULT: i64 = 50;
+const LIMIT_MOST: i64 = 200;
+/// Names in one delegation, of each kind.
+const NAMES_MOST: usize = 50;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Granting {
+    to: String,
+    #[serde(default)]
+    roles: Vec<String>,
+    #[serde(default)]
+    groups: Vec<String>,
+    #[serde(default)]
+    tiers: Vec<String>,
+    until: Timestamp,
+    reason: String,
+}
+
+pub(in crate::http) async fn grant(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let operator = identify(&app, &headers)?;
+    let granting: Granting =
+        input::json(&headers, body, app.config.limits.client_read_timeout).await?;
+    let lists = [&granting.roles, &granting.groups, &granting.tiers];
+    if lists.iter().any(|names| names.len() > NAMES_MOST) {
+        return Err(Refusal::new(
+            Reason::MalformedBody,
+            format!("Nothing was lent: name at most {NAMES_MOST} roles, groups and tiers each."),
+        ));
+    }
+    let reason = reason(&app, &granting.reason)?;
+    let context = OperatorContext::Delegation {
+        from: &operator,
+        to: &granting.to,
+    };
+    allow(&app, &operator, OperatorAction::Delegate, context).await?;
+    let lending = Lending {
+        from: operator,
+        to: granting.to,
+        roles: granting.roles,
+        groups: granting.groups,
+        tiers: granting.tiers,
+        until: granting.until,
+        reason,
+    };
+    let row = delegations::grant(&app, lending).await?;
+    Ok((StatusCode::CREATED, Json(to_json(&row))).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Listing {
+    limit: Option<i64>,
+    cursor: Option<String>,
+}
+
+/// Everybody sees what they lent and what was lent to them; who may read approvals sees all.
+pub(in crate::http) async fn list(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let operator = identify(&app, &headers)?;
+    let Query(listing) =
+        listing.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    let cursor = listing.cursor.unwrap_or_default();
+    if cursor.contains('\0') {
+        return Err(Refusal::new(
+            Reason::MalformedBody,
+            "The cursor holds the character U+0000, which is in no id.",
+        ));
+    }
+    let reads_all = app
+        .policies
+        .decide_operator(
+            &operator,
+            OperatorAction::ReadApprovals,
+            crate::policy::OperatorResource::Gateway,
+            OperatorContext::Empty,
+        )
+        .permitted;
+    let limit = listing.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST);
+    let of = (!reads_all).then_some(&*operator);
+    let rows = async {
+        let mut connection = app.pool.acquire().await?;
+        store::delegations::list(&mut connection, of, &cursor, limit + 1).await
+    };
+    let mut rows = rows.await.map_err(|error: StoreError| {
+        tracing::warn!(%error, "delegations could not be read");
+        Refusal::record_unavailable()
+    })?;
+    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let cursor = rows
+        .last()
+        .filter(|_| has_more)
+        .map(|row| row.delegation_id.clone());
+    let data: Vec<Value> = rows.iter().map(to_json).collect();
+    Ok(Json(
+        json!({"data": data, "has_more": has_more, "cursor": cursor}),
+    ))
+}
+
+pub(in crate::http) async fn revoke(
+    State(app): State<Arc<App>>,
+    Named(id): Named,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    let operator = identify(&app, &headers)?;
+    let because: Because =
+        input::json(&headers, body, app.config.limits.client_read_timeout).await?;
+    let reason = reason(&app, &because.reason)?;
+    let row = delegations::find(&app, &id).await?;
+    if *operator != *row.from_operator && *operator != *row.to_operator {
+        let context = OperatorContext::Delegation {
+            from: &row.from_operator,
+            to: &row.to_operator,
+        };
+        allow(&app, &operator, OperatorAction::RevokeDelegation, context).await?;
+    }
+    delegations::revoke(&app, row, &operator, reason).await?;
+    Ok(Json(to_json(&delegations::find(&app, &id).await?)))
+}
+
+fn to_json(row: &DelegationRow) -> Value {
+    json!({
+        "delegation": row.delegation_id,
+        "from": row.from_operator,
+        "to": row.to_operator,
+        "roles": row.roles,
+        "groups": row.groups,
+        "tiers": row.tiers,
+        "reason": row.reason,
+        "created_at": row.created_at,
+        "until": row.ends_at,
+        "in_force": row.in_force,
+        "revoked_at": row.revoked_at,
+        "revoked_by": row.revoked_by,
+    })
+}
