@@ -14,6 +14,7 @@ use crate::{
     audit::Recorder,
     config::{self, Config, Credential},
     contracts::{self, Catalog, Contract},
+    delivery::Delivery,
     diagnostics::{Finding, SourceFile},
     keys::KnownKeys,
     killswitch::{KillSwitch, KillSwitches},
@@ -91,6 +92,8 @@ pub struct App {
     pub waiters: Waiters,
     /// Approved calls that are being taken up.
     pub resuming: Resuming,
+    /// Getting to people what waits for them.
+    pub delivery: Arc<Delivery>,
     /// Everything under way, which shutdown waits for.
     pub tasks: TaskTracker,
     /// True once no new call is taken.
@@ -114,6 +117,9 @@ pub enum StartError {
         /// What is wrong.
         reason: String,
     },
+    /// A destination's client.
+    #[error("{0}")]
+    Destination(String),
     /// A kill switch that is kept cannot be understood, and must not be ignored.
     #[error("a kill switch in the database cannot be read: {0}")]
     KillSwitch(String),
@@ -260,6 +266,8 @@ impl App {
             .map_err(StartError::KillSwitch)?;
         let keys = KnownKeys::new(store::keys::all(&mut connection).await?);
         drop(connection);
+        let delivery = Delivery::new(&config, Arc::clone(&keyring), recorder.clone(), &pool)
+            .map_err(StartError::Destination)?;
         Ok(Self {
             catalog: rules.catalog,
             tools,
@@ -274,6 +282,7 @@ impl App {
             pool,
             waiters: Waiters::default(),
             resuming: Resuming::default(),
+            delivery: Arc::new(delivery),
             tasks: TaskTracker::new(),
             stopping: AtomicBool::new(false),
             config,
@@ -299,6 +308,7 @@ fn clients(config: &Config) -> Result<HashMap<Arc<str>, ApiClient>, StartError> 
             None
         };
         let upstream = Upstream::new(upstream::UpstreamSettings {
+            addresses: upstream::Addresses::Any,
             base,
             connect_timeout: api.connect_timeout,
             idle_timeout: api.idle_timeout,

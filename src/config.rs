@@ -15,10 +15,12 @@ use crate::{
     yaml::{self, Spanned},
 };
 
+mod destinations;
 mod file;
 mod interpolate;
 mod read;
 
+pub use destinations::{Channel, Destination, EVENTS, Email, Encryption, Endpoint};
 pub use interpolate::Variables;
 pub use read::{read_directory, read_file};
 
@@ -47,6 +49,10 @@ pub struct Config {
     pub operators: BTreeMap<Arc<str>, Operator>,
     /// Who may approve what is parked in which tier.
     pub tiers: BTreeMap<Arc<str>, Tier>,
+    /// The operators' base URL as people reach it, for links.
+    pub public_url: Option<String>,
+    /// Whom to tell of what waits.
+    pub destinations: BTreeMap<Arc<str>, Destination>,
 }
 
 /// Where PostgreSQL is.
@@ -231,6 +237,8 @@ impl Resolver<'_> {
             agents,
             operators,
             tiers,
+            public_url: self.public_url(&written),
+            destinations: self.destinations(&written),
         }
     }
 

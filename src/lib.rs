@@ -21,6 +21,7 @@ pub mod clock;
 pub mod config;
 pub mod contracts;
 pub mod database;
+pub mod delivery;
 pub mod demo;
 pub mod diagnostics;
 pub mod entry;

@@ -88,6 +88,7 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
     workers::start(&app, &stop);
+    app.delivery.start(&stop);
     let started = Gateway {
         agents: agents.local_addr()?,
         operators: operators.local_addr()?,
@@ -159,6 +160,7 @@ impl Gateway {
             tracing::error!("not everything could be recorded before the end");
         }
         self.app.recorder.close().await;
+        self.app.delivery.close().await;
         self.app.pool.close().await;
         if let Some(server) = self.built_in {
             server.stop().await;

@@ -7,9 +7,11 @@ pub mod approvals;
 pub mod audit;
 pub mod audit_log;
 pub mod calls;
+pub mod deliveries;
 pub mod instances;
 pub mod keys;
 pub mod kill_switches;
+pub mod outbox;
 pub mod provision;
 pub mod runs;
 

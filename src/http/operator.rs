@@ -18,7 +18,9 @@ use crate::{
 };
 
 pub(super) mod approvals;
+pub(super) mod deliveries;
 pub(super) mod kill_switches;
+pub(super) mod stream;
 
 /// The longest reason an operator may give.
 const REASON_BYTES: usize = 2_000;

@@ -25,11 +25,15 @@ pub enum OperatorAction {
     ReadAudit,
     /// See which kill switches are pulled.
     ReadKillSwitches,
+    /// See what was told to whom, and what did not get through.
+    ReadDeliveries,
+    /// Have tried again what was given up, and send to a disabled destination again.
+    Redeliver,
 }
 
 impl OperatorAction {
     /// Every action.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Approve,
         Self::Deny,
         Self::Resolve,
@@ -38,6 +42,8 @@ impl OperatorAction {
         Self::ReadApprovals,
         Self::ReadAudit,
         Self::ReadKillSwitches,
+        Self::ReadDeliveries,
+        Self::Redeliver,
     ];
 
     /// The id of the Cedar action. None contains a dot, which every tool's name does.
@@ -51,6 +57,8 @@ impl OperatorAction {
             Self::ReadApprovals => "read_approvals",
             Self::ReadAudit => "read_audit",
             Self::ReadKillSwitches => "read_kill_switches",
+            Self::ReadDeliveries => "read_deliveries",
+            Self::Redeliver => "redeliver",
         }
     }
 }
@@ -76,7 +84,7 @@ pub enum OperatorContext<'a> {
         /// Which one.
         id: &'a str,
     },
-    /// For the reading actions.
+    /// For the other actions.
     Empty,
 }
 
@@ -174,7 +182,8 @@ fn operator_context(
     context: OperatorContext<'_>,
 ) -> Result<Option<Context>, ContextError> {
     use OperatorAction::{
-        Approve, Deny, Halt, ReadApprovals, ReadAudit, ReadKillSwitches, Resolve, Resume,
+        Approve, Deny, Halt, ReadApprovals, ReadAudit, ReadDeliveries, ReadKillSwitches, Redeliver,
+        Resolve, Resume,
     };
     let pairs: Vec<(&str, RestrictedExpression)> = match (action, context) {
         (Approve | Deny | Resolve, OperatorContext::Approval(facts)) => vec![
@@ -189,7 +198,10 @@ fn operator_context(
         (Halt | Resume, OperatorContext::KillSwitch { kind, id }) => {
             vec![("kind", text(kind)), ("id", text(id))]
         }
-        (ReadApprovals | ReadAudit | ReadKillSwitches, OperatorContext::Empty) => Vec::new(),
+        (
+            ReadApprovals | ReadAudit | ReadKillSwitches | ReadDeliveries | Redeliver,
+            OperatorContext::Empty,
+        ) => Vec::new(),
         _ => return Ok(None),
     };
     let pairs = pairs

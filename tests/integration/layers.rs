@@ -33,7 +33,10 @@ const ORDER: [(&[&str], &str); 13] = [
         &["audit", "killswitch", "database", "issuing"],
         "what is kept, on the store",
     ),
-    (&["parked", "runs"], "what is kept through the recorder"),
+    (
+        &["parked", "runs", "delivery"],
+        "what is kept through the recorder",
+    ),
     (&["app"], "all of it joined"),
     (&["pipeline"], "the request path"),
     (
@@ -98,7 +101,7 @@ const RULES: [Rule; 3] = [
 ];
 
 /// The modules that know the config's types.
-const CONFIG: [(&str, &str); 9] = [
+const CONFIG: [(&str, &str); 10] = [
     ("config", "is it"),
     ("app", "joins it with the rest"),
     ("database", "which database"),
@@ -106,6 +109,7 @@ const CONFIG: [(&str, &str); 9] = [
     ("demo", "changes the shipped one"),
     ("cli", "`check`, `serve`, `keys`"),
     ("runs", "`Agent`: who opens a run"),
+    ("delivery", "its destinations, handed over by `app`"),
     ("pipeline", "`Agent` and `Credential`, handed out by `app`"),
     ("http", "`Agent`, handed out by `pipeline`"),
 ];
