@@ -14,6 +14,11 @@ use serde::Deserialize;
 use super::{NAME_HELP, Resolver, file, is_name};
 use crate::{secrets::Secret, upstream, yaml::Spanned};
 
+mod written;
+
+use written::Mail;
+pub(super) use written::Written;
+
 /// Everything that can be told.
 pub const EVENTS: [&str; 10] = [
     "approval.created",
@@ -30,8 +35,6 @@ pub const EVENTS: [&str; 10] = [
 
 /// Tries after the first, as Standard Webhooks 1.0.0 proposes them: over three days.
 const RETRY_SECONDS: [u64; 9] = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400];
-/// Four days: longer than all tries take.
-const MAX_AGE_SECONDS: u64 = 345_600;
 /// Seven days: events are kept for twice as long.
 const MAX_AGE_SECONDS_MOST: u64 = 604_800;
 const MAX_TRIES: usize = 20;
@@ -116,81 +119,6 @@ pub enum Encryption {
     Starttls,
     /// Nothing.
     None,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Written {
-    webhook: Option<Webhook>,
-    slack: Option<Slack>,
-    email: Option<Mail>,
-    #[serde(default)]
-    events: Vec<Spanned<String>>,
-    #[serde(default)]
-    tiers: Vec<Spanned<String>>,
-    #[serde(default = "default_timeout")]
-    timeout_seconds: u64,
-    retry_seconds: Option<Vec<u64>>,
-    #[serde(default = "default_max_age")]
-    max_age_seconds: u64,
-    #[serde(default = "default_max_pending")]
-    max_pending: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Webhook {
-    url: Spanned<String>,
-    secrets: Vec<Spanned<String>>,
-    ca_file: Option<PathBuf>,
-    #[serde(default)]
-    allow_private_addresses: bool,
-    #[serde(default)]
-    allow_unencrypted: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Slack {
-    url: Spanned<String>,
-    ca_file: Option<PathBuf>,
-    #[serde(default)]
-    allow_private_addresses: bool,
-    #[serde(default)]
-    allow_unencrypted: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Mail {
-    host: Spanned<String>,
-    port: Option<u16>,
-    #[serde(default = "default_encryption")]
-    encryption: Encryption,
-    username: Option<Spanned<String>>,
-    password: Option<Spanned<String>>,
-    from: Spanned<String>,
-    to: Vec<Spanned<String>>,
-    ca_file: Option<PathBuf>,
-    #[serde(default)]
-    allow_unencrypted: bool,
-}
-
-/// What Standard Webhooks 1.0.0 recommends at the least.
-const fn default_timeout() -> u64 {
-    15
-}
-
-const fn default_max_age() -> u64 {
-    MAX_AGE_SECONDS
-}
-
-const fn default_max_pending() -> u32 {
-    10_000
-}
-
-const fn default_encryption() -> Encryption {
-    Encryption::Starttls
 }
 
 const SECRET_HELP: &str = "make one with: echo whsec_$(openssl rand -base64 32)";

@@ -129,7 +129,7 @@ fn told(error: &lettre::transport::smtp::Error) -> String {
         format!("the mail server answered {code}")
     } else if error.is_timeout() {
         "the mail server took too long".to_owned()
-    } else if error.is_tls() {
+    } else if is_tls(error) {
         "no protected connection to the mail server: it speaks no TLS, or its certificate is not trusted"
             .to_owned()
     } else if error.is_client() {
@@ -137,4 +137,19 @@ fn told(error: &lettre::transport::smtp::Error) -> String {
     } else {
         "no connection to the mail server".to_owned()
     }
+}
+
+/// Whether TLS failed: lettre tells of a failed handshake as of any lost connection, with the reason among its sources.
+fn is_tls(error: &lettre::transport::smtp::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let inner = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        source = cause.source();
+    }
+    error.is_tls()
 }

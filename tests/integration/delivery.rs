@@ -553,3 +553,151 @@ fn texts(value: &Value) -> Vec<String> {
         _ => Vec::new(),
     }
 }
+
+/// What is wrong with a config that has these destinations: messages with the text at their place.
+fn wrong(text: &str) -> Vec<(String, String)> {
+    let setup = with(text);
+    let file = toolgate::diagnostics::SourceFile::new("config/toolgate.yaml", &*setup.config);
+    let variables = toolgate::config::Variables::default()
+        .with("TOOLGATE_MASTER_SECRET", crate::support::MASTER)
+        .with("DESK_URL", "http://127.0.0.1:1")
+        .with("DESK_TOKEN", "x")
+        .with("HOOK_SECRET", SECRET)
+        .with("SHORT", "whsec_c2hvcnQ=")
+        .with(
+            "SLACK_URL",
+            "https://hooks.slack.example/services/planted-path",
+        )
+        .with("MAIL_PASSWORD", "planted-password");
+    let (config, findings) = toolgate::config::load(&file, &variables);
+    let shown = format!("{config:?} {findings:?}");
+    for secret in [SECRET, "planted-path", "planted-password"] {
+        assert!(!shown.contains(secret), "{secret} is shown");
+    }
+    findings
+        .iter()
+        .map(|finding| {
+            let (_, line, _) = finding.place();
+            let line = setup.config.lines().nth(line - 1).unwrap();
+            (finding.message.clone(), line.trim().to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_wrong_with_a_destination_is_told_at_its_place_and_without_its_secrets() {
+    let good = "  a:\n    webhook:\n      url: https://hook.example.com/x\n      secrets: [\"${env:HOOK_SECRET}\"]\n    events: [halt.pulled]\n    tiers: [finance]\n  b:\n    slack:\n      url: ${env:SLACK_URL}\n  c:\n    email:\n      host: mail.example.com\n      username: gate\n      password: ${env:MAIL_PASSWORD}\n      from: gate@example.com\n      to: [Ada <ada@example.com>]\n";
+    assert_eq!(wrong(good), []);
+    for (from, to, message, place) in [
+        ("halt.pulled", "halt.pushed", "no event", "events:"),
+        ("[finance]", "[finances]", "no tier", "tiers:"),
+        (
+            "https://hook",
+            "http://hook",
+            "read on the way",
+            "url: http://hook",
+        ),
+        (
+            "hook.example.com",
+            "169.254.169.254",
+            "no public address",
+            "url:",
+        ),
+        (
+            "hook.example.com",
+            "[::ffff:10.0.0.1]",
+            "no public address",
+            "url:",
+        ),
+        (
+            "hook.example.com",
+            "ada:pw@hook.example.com",
+            "user name",
+            "url:",
+        ),
+        (
+            "hook.example.com/x",
+            "hook.example.com/x#y",
+            "fragment",
+            "url:",
+        ),
+        (
+            "\"${env:HOOK_SECRET}\"",
+            "whsec_b3Blbg==",
+            "config file itself",
+            "secrets:",
+        ),
+        (
+            "${env:HOOK_SECRET}",
+            "${env:SHORT}",
+            "24 to 64 random bytes",
+            "secrets:",
+        ),
+        ("[\"${env:HOOK_SECRET}\"]", "[]", "not be signed", "url:"),
+        (
+            "${env:SLACK_URL}",
+            "https://hooks.slack.example/services/T",
+            "config file itself",
+            "url:",
+        ),
+        (
+            "      host: mail",
+            "      encryption: none\n      host: mail",
+            "read on the way",
+            "host:",
+        ),
+        ("      username: gate\n", "", "without a password", "host:"),
+        (
+            "${env:MAIL_PASSWORD}",
+            "open",
+            "config file itself",
+            "password:",
+        ),
+        (
+            "from: gate@example.com",
+            "from: \"gate@example.com\\r\\nBcc: x@example.com\"",
+            "no mail address",
+            "from:",
+        ),
+        ("[Ada <ada@example.com>]", "[]", "nobody would get", "from:"),
+        ("[Ada <ada@example.com>]", "[ada]", "no mail address", "to:"),
+        (
+            "    tiers: [finance]\n",
+            "    max_age_seconds: 604801\n",
+            "seven days",
+            "webhook:",
+        ),
+        (
+            "    tiers: [finance]\n",
+            "    retry_seconds: [0]\n",
+            "1 second or more",
+            "webhook:",
+        ),
+        (
+            "  b:\n    slack:",
+            "  b:\n    email: {host: x, from: a@b.example, to: [a@b.example]}\n    slack:",
+            "one of webhook, slack and email",
+            "email:",
+        ),
+        ("  b:\n", "  B!:\n", "destination's name", "slack:"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let found = wrong(&good.replacen(from, to, 1));
+        assert!(
+            found
+                .iter()
+                .any(|(said, line)| said.contains(message) && line.starts_with(place)),
+            "{to}: {found:#?}"
+        );
+    }
+    let mut without = with(good);
+    without.config = without
+        .config
+        .replace("public_url: https://gate.example.com/\n", "");
+    let file = toolgate::diagnostics::SourceFile::new("c", &*without.config);
+    let (_, findings) = toolgate::config::load(&file, &toolgate::config::Variables::default());
+    let links = findings
+        .iter()
+        .filter(|finding| finding.message.contains("no link"));
+    assert_eq!(links.count(), 2, "Slack and mail lead people somewhere");
+}

@@ -58,6 +58,8 @@ impl MailServer {
                 "/CN=localhost",
                 "-addext",
                 "subjectAltName=DNS:localhost",
+                "-addext",
+                "basicConstraints=critical,CA:FALSE",
             ])
             .arg("-keyout")
             .arg(place.join("key.pem"))

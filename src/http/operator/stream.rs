@@ -27,8 +27,10 @@ use crate::{
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often it is asked whether the stream may go on.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Events that may wait for a reader.
-const UNREAD: usize = 256;
+/// Events that may wait for a reader …
+const UNREAD: usize = 64;
+/// … and how long a full queue may stay full.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -138,7 +140,7 @@ async fn tell(
     loop {
         // A reader that is too slow is dropped: it comes back with its Last-Event-ID.
         if let Some(line) = next.take()
-            && lines.try_send(line).is_err()
+            && lines.send_timeout(line, PATIENCE).await.is_err()
         {
             return;
         }
