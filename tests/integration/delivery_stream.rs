@@ -178,7 +178,7 @@ async fn filters_let_through_what_they_name() {
     world.parked(None, 25_000).await;
     let request = world
         .agent(Method::POST, "/v1/tools/desk.mail.send/calls")
-        .json(&json!({"arguments": {"customer": "c_1001", "subject": "x", "body": "y"}}));
+        .json(&json!({"arguments": {"to": "anna@example.com", "subject": "x", "body": "y"}}));
     send(request).await.problem(403, "approval_required");
     assert_eq!(
         all.of("approval.created").await.data["data"]["tool"],
