@@ -423,9 +423,7 @@ async fn no_message_holds_arguments_or_what_is_sensitive() {
     const PLANTED: &str = "anna.planted@example.com";
     let (hooked, slack) = (Receiver::start().await, Receiver::start().await);
     let both = hook("people", &hooked, "")
-        + &format!(
-            "  chat:\n    slack:\n      url: ${{env:SLACK_URL}}\n      allow_private_addresses: true\n",
-        );
+        + "  chat:\n    slack:\n      url: ${env:SLACK_URL}\n      allow_private_addresses: true\n";
     let world = with(&both).variable("SLACK_URL", slack.url()).start().await;
     let body = json!({"triggered_by": format!("mail from {PLANTED}"), "purpose": format!("write to {PLANTED}")});
     let run = send(world.agent(Method::POST, "/v1/runs").json(&body))
