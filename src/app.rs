@@ -17,6 +17,7 @@ use crate::{
     call::ClassRules,
     config::{self, Config, Credential},
     contracts::{self, Catalog, Contract},
+    delivery::Delivery,
     diagnostics::{Finding, SourceFile},
     ids::KeyId,
     keys::{KnownKey, KnownKeys},
@@ -108,6 +109,8 @@ pub struct App {
     pub waiters: Waiters,
     /// Approved calls that are being taken up.
     pub resuming: Resuming,
+    /// Getting to people what waits for them.
+    pub delivery: Arc<Delivery>,
     /// Everything under way, which shutdown waits for.
     pub tasks: TaskTracker,
     /// True once no new call is taken.
@@ -139,6 +142,9 @@ pub enum StartError {
         /// What is wrong.
         reason: String,
     },
+    /// A destination's client.
+    #[error("{0}")]
+    Destination(String),
     /// A kill switch that is kept cannot be understood, and must not be ignored.
     #[error("a kill switch in the database cannot be read: {0}")]
     KillSwitch(String),
@@ -305,6 +311,14 @@ impl App {
                 "API keys open nothing: they were hashed under a master secret that the config no longer has"
             );
         }
+        let delivery = Delivery::new(
+            &config,
+            Arc::clone(&keyring),
+            Arc::clone(&redactor),
+            recorder.clone(),
+            &pool,
+        )
+        .map_err(StartError::Destination)?;
         Ok(Self {
             catalog: rules.catalog,
             tools,
@@ -323,6 +337,7 @@ impl App {
             strangers: Strangers::default(),
             waiters: Waiters::default(),
             resuming: Resuming::default(),
+            delivery: Arc::new(delivery),
             tasks: TaskTracker::new(),
             stopping: AtomicBool::new(false),
             config,
@@ -387,6 +402,7 @@ fn clients(config: &Config) -> Result<HashMap<Arc<str>, ApiClient>, StartError> 
             None
         };
         let upstream = Upstream::new(upstream::UpstreamSettings {
+            addresses: upstream::Addresses::Any,
             base,
             connect_timeout: api.connect_timeout,
             idle_timeout: api.idle_timeout,

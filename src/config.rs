@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod checkpoints;
+mod destinations;
 mod file;
 mod interpolate;
 mod people;
@@ -27,6 +28,7 @@ mod secrets;
 mod tiers;
 
 pub use checkpoints::Checkpoints;
+pub use destinations::{Channel, Destination, EVENTS, Email, Encryption, Endpoint};
 pub use interpolate::Variables;
 pub use read::{read_directory, read_file};
 pub use tiers::{Escalation, Tier};
@@ -62,6 +64,10 @@ pub struct Config {
     pub operators: BTreeMap<Arc<str>, Operator>,
     /// What it takes to approve what is parked in which tier.
     pub tiers: BTreeMap<Arc<str>, Tier>,
+    /// The operators' base URL as people reach it, for links.
+    pub public_url: Option<String>,
+    /// Whom to tell of what waits.
+    pub destinations: BTreeMap<Arc<str>, Destination>,
 }
 
 impl Config {
@@ -273,6 +279,8 @@ impl Resolver<'_> {
             agents,
             operators,
             tiers,
+            public_url: self.public_url(&written),
+            destinations: self.destinations(&written),
         }
     }
 

@@ -127,6 +127,16 @@ pub enum Kind {
     AgentRefused,
     /// Checkpoints are signed with another key from here on.
     SigningKeyChanged,
+    /// An operator began to follow the approvals.
+    StreamOpened,
+    /// A message to people was given up.
+    DeliveryDead,
+    /// An operator had it tried again.
+    DeliveryRedelivered,
+    /// A destination wants nothing more.
+    DestinationDisabled,
+    /// It is sent to again.
+    DestinationEnabled,
 }
 
 impl Kind {
@@ -176,6 +186,11 @@ impl Kind {
             Self::AuditRead => "audit_read",
             Self::AgentRefused => "agent_refused",
             Self::SigningKeyChanged => "signing_key_changed",
+            Self::StreamOpened => "stream_opened",
+            Self::DeliveryDead => "delivery_dead",
+            Self::DeliveryRedelivered => "delivery_redelivered",
+            Self::DestinationDisabled => "destination_disabled",
+            Self::DestinationEnabled => "destination_enabled",
         }
     }
 }

@@ -48,6 +48,7 @@ pub fn operators(app: Arc<App>) -> Router {
     let refused = middleware::from_fn_with_state(Arc::clone(&app), refused::by_operators);
     Router::new()
         .route("/v1/approvals", get(operator::approvals::list))
+        .route("/v1/approvals/stream", get(operator::stream::follow))
         .route("/v1/approvals/{approval}", get(operator::approvals::show))
         .route(
             "/v1/approvals/{approval}/approve",
@@ -56,6 +57,16 @@ pub fn operators(app: Arc<App>) -> Router {
         .route(
             "/v1/approvals/{approval}/deny",
             post(operator::approvals::deny),
+        )
+        .route("/v1/deliveries", get(operator::deliveries::list))
+        .route(
+            "/v1/deliveries/{delivery}/redeliver",
+            post(operator::deliveries::redeliver),
+        )
+        .route("/v1/destinations", get(operator::deliveries::destinations))
+        .route(
+            "/v1/destinations/{destination}/enable",
+            post(operator::deliveries::enable),
         )
         .route(
             "/v1/delegations",

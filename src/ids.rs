@@ -124,6 +124,10 @@ id!(
     KillSwitchId, "halt"
 );
 id!(
+    /// One event on its way to one destination.
+    DeliveryId, "dlv"
+);
+id!(
     /// One start of a gateway process; names the sequence its audit entries belong to.
     InstanceId, "inst"
 );

@@ -23,6 +23,7 @@ pub mod composition;
 pub mod config;
 pub mod contracts;
 pub mod database;
+pub mod delivery;
 pub mod demo;
 pub mod diagnostics;
 pub mod entry;

@@ -100,6 +100,7 @@ struct Keys {
     values: hmac::Key,
     references: hmac::Key,
     cursors: hmac::Key,
+    places: hmac::Key,
     sealing: LessSafeKey,
 }
 
@@ -143,6 +144,7 @@ impl Keys {
             values: mac(b"redacted values")?,
             references: mac(b"reference tokens")?,
             cursors: mac(b"list cursors")?,
+            places: mac(b"places in streams")?,
             sealing: LessSafeKey::new(sealing),
         })
     }
@@ -260,6 +262,12 @@ impl Keyring {
     /// Whether a tag is one that [`Keyring::cursor_tag`] makes or made; compared in constant time.
     pub fn is_cursor_tag(&self, bytes: &[u8], tag: &[u8]) -> bool {
         self.all().any(|keys| keys.is_cursor_tag(bytes, tag))
+    }
+
+    /// 128 bits of HMAC-SHA-256 over a place in a stream of events, as hexadecimal: nobody can make up a place.
+    pub fn place_token(&self, place: &str) -> String {
+        let full = tag(&self.newest.places, place.as_bytes());
+        hex(full.get(..16).unwrap_or(&full))
     }
 
     /// 160 bits of HMAC-SHA-256, as hexadecimal, by which a value is referred to within one run.

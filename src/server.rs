@@ -102,6 +102,7 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
     workers::start(&app, &stop);
+    app.delivery.start(&stop);
     let started = Gateway {
         agents: agents.local_addr()?,
         operators: operators.local_addr()?,
@@ -193,6 +194,7 @@ impl Gateway {
             .sinks()
             .finish(Duration::from_secs(5))
             .await;
+        self.app.delivery.close().await;
         self.app.pool.close().await;
         self.app.reading.pool.close().await;
         if let Some(server) = self.built_in {

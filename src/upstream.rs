@@ -14,6 +14,7 @@
 //!
 //! It never follows a redirect, reads a proxy variable, decompresses, or repeats a request that may have been sent.
 
+mod addresses;
 mod answer;
 mod base;
 mod body;
@@ -37,6 +38,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::TlsConnector;
 
 pub use self::{
+    addresses::{Addresses, is_public},
     answer::Answer,
     base::{Base, BaseError},
     body::{StreamError, StreamingBody},
@@ -73,6 +75,8 @@ pub struct Halted;
 pub struct UpstreamSettings {
     /// Where the API is.
     pub base: Base,
+    /// Where it may be.
+    pub addresses: Addresses,
     /// How long resolving, connecting and the TLS handshake may take together.
     pub connect_timeout: Duration,
     /// After this long without use a connection is closed; must be shorter than the API's own such time.
@@ -163,6 +167,7 @@ impl Upstream {
                 target: Target {
                     host: base.host,
                     port: base.port,
+                    addresses: settings.addresses,
                     tls,
                     connect_timeout: settings.connect_timeout,
                 },

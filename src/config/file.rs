@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
 
+use super::destinations;
 use crate::{call::ClassRules, yaml::Spanned};
 
 #[derive(Deserialize)]
@@ -26,6 +27,9 @@ pub(super) struct Config {
     pub agents: BTreeMap<String, Spanned<Agent>>,
     pub operators: BTreeMap<String, Spanned<Operator>>,
     pub tiers: BTreeMap<String, Spanned<Tier>>,
+    pub public_url: Option<Spanned<String>>,
+    #[serde(default)]
+    pub destinations: BTreeMap<String, Spanned<destinations::Written>>,
 }
 
 #[derive(Deserialize)]

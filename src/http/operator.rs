@@ -20,11 +20,13 @@ use crate::{
 pub(super) mod approvals;
 mod cursor;
 pub(super) mod delegations;
+pub(super) mod deliveries;
 pub(super) mod entries;
 mod filter;
 pub(super) mod history;
 pub(super) mod kill_switches;
 mod reading;
+pub(super) mod stream;
 
 /// The longest reason an operator may give.
 const REASON_BYTES: usize = 2_000;

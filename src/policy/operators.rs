@@ -29,11 +29,15 @@ pub enum OperatorAction {
     ReadAudit,
     /// See which kill switches are pulled.
     ReadKillSwitches,
+    /// See what was told to whom, and what did not get through.
+    ReadDeliveries,
+    /// Have tried again what was given up, and send to a disabled destination again.
+    Redeliver,
 }
 
 impl OperatorAction {
     /// Every action.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Approve,
         Self::Deny,
         Self::Resolve,
@@ -44,6 +48,8 @@ impl OperatorAction {
         Self::ReadApprovals,
         Self::ReadAudit,
         Self::ReadKillSwitches,
+        Self::ReadDeliveries,
+        Self::Redeliver,
     ];
 
     /// The id of the Cedar action. None contains a dot, which every tool's name does.
@@ -59,6 +65,8 @@ impl OperatorAction {
             Self::ReadApprovals => "read_approvals",
             Self::ReadAudit => "read_audit",
             Self::ReadKillSwitches => "read_kill_switches",
+            Self::ReadDeliveries => "read_deliveries",
+            Self::Redeliver => "redeliver",
         }
     }
 }
@@ -91,7 +99,7 @@ pub enum OperatorContext<'a> {
         /// Who may use it.
         to: &'a str,
     },
-    /// For the reading actions.
+    /// For the other actions.
     Empty,
 }
 
@@ -189,8 +197,8 @@ fn operator_context(
     context: OperatorContext<'_>,
 ) -> Result<Option<Context>, ContextError> {
     use OperatorAction::{
-        Approve, Delegate, Deny, Halt, ReadApprovals, ReadAudit, ReadKillSwitches, Resolve, Resume,
-        RevokeDelegation,
+        Approve, Delegate, Deny, Halt, ReadApprovals, ReadAudit, ReadDeliveries, ReadKillSwitches,
+        Redeliver, Resolve, Resume, RevokeDelegation,
     };
     let pairs: Vec<(&str, RestrictedExpression)> = match (action, context) {
         (Approve | Deny | Resolve, OperatorContext::Approval(facts)) => vec![
@@ -208,7 +216,10 @@ fn operator_context(
         (Delegate | RevokeDelegation, OperatorContext::Delegation { from, to }) => {
             vec![("from", text(from)), ("to", text(to))]
         }
-        (ReadApprovals | ReadAudit | ReadKillSwitches, OperatorContext::Empty) => Vec::new(),
+        (
+            ReadApprovals | ReadAudit | ReadKillSwitches | ReadDeliveries | Redeliver,
+            OperatorContext::Empty,
+        ) => Vec::new(),
         _ => return Ok(None),
     };
     let pairs = pairs

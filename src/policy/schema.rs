@@ -196,9 +196,9 @@ fn operator_action(action: OperatorAction) -> Value {
         ),
         OperatorAction::ReadApprovals
         | OperatorAction::ReadAudit
-        | OperatorAction::ReadKillSwitches => {
-            ("Gateway", json!({"type": "Record", "attributes": {}}))
-        }
+        | OperatorAction::ReadKillSwitches
+        | OperatorAction::ReadDeliveries
+        | OperatorAction::Redeliver => ("Gateway", json!({"type": "Record", "attributes": {}})),
     };
     json!({"appliesTo": {"principalTypes": ["Operator"], "resourceTypes": [resource], "context": context}})
 }

@@ -43,6 +43,7 @@ impl Client {
             max_idle: 1,
             max_connections: 1,
             tls,
+            addresses: upstream::Addresses::Any,
         });
         Ok(Self {
             upstream: upstream.map_err(|error| error.to_string())?,

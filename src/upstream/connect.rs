@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{exchange::Live, wire::Wire};
+use super::{addresses::Addresses, exchange::Live, wire::Wire};
 
 /// Heads beyond this are no API's answer; the limit keeps a hostile one from filling memory.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -23,6 +23,7 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 pub(super) struct Target {
     pub(super) host: String,
     pub(super) port: u16,
+    pub(super) addresses: Addresses,
     pub(super) tls: Option<(TlsConnector, ServerName<'static>)>,
     pub(super) connect_timeout: Duration,
 }
@@ -129,6 +130,16 @@ async fn dial(target: &Target, deadline: Instant) -> Result<TcpStream, String> {
         .await
         .map_err(|error| format!("the host {} could not be resolved: {error}", target.host))?
         .collect();
+    if let Some(address) = addresses
+        .iter()
+        .find(|address| !target.addresses.allow(address.ip()))
+    {
+        return Err(format!(
+            "the host {} is at {}, which is no public address",
+            target.host,
+            address.ip()
+        ));
+    }
     let mut last: io::Error = io::ErrorKind::AddrNotAvailable.into();
     for (index, address) in addresses.iter().enumerate() {
         let turns_left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);

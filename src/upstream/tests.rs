@@ -40,6 +40,7 @@ const STREAM_LIMITS: StreamLimits = StreamLimits {
 
 fn settings(base: &str) -> UpstreamSettings {
     UpstreamSettings {
+        addresses: super::Addresses::Any,
         base: Base::parse(base).unwrap(),
         connect_timeout: Duration::from_secs(2),
         idle_timeout: DEFAULT_IDLE_TIMEOUT,

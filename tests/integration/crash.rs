@@ -30,7 +30,10 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::sync::{mpsc, watch};
 use toolgate::ids::CallId;
 
-use crate::support::{Answer, MASTER, Setup, send};
+use crate::{
+    receiver::{self, Behaviour, Receiver},
+    support::{Answer, MASTER, Setup, send},
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_toolgate");
 
@@ -851,4 +854,44 @@ async fn halts_and_keys_of_the_demo_survive_kill_9() {
     // What was released stays so.
     let running = demo(&home).await;
     send(refund(&running)).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_loses_no_message_to_people() {
+    let (stand, running) = Stand::new().await;
+    running.kill_9();
+    // Nobody listens there yet.
+    let address = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    std::fs::write(stand.place.path.join("hook.secret"), secret).unwrap();
+    let mut config = std::fs::read_to_string(stand.place.config()).unwrap();
+    config.push_str(&format!(
+        "\ndestinations:\n  people:\n    webhook:\n      url: http://{address}/hook\n      secrets: [\"${{file:hook.secret}}\"]\n      allow_private_addresses: true\n    retry_seconds: [1, 1, 1, 1, 1, 1]\n"
+    ));
+    std::fs::write(stand.place.config(), config).unwrap();
+    let running = stand.start().await;
+    let run = stand.open_run(&running).await;
+    // The answer says that the call is parked: that is committed, and nothing more can have happened.
+    let call = stand.park(&running, &run, 5_001).await;
+    running.kill_9();
+    let receiver = Receiver::at(address).await;
+    let running = stand.start().await;
+    let first = receiver.of("approval.created").await;
+    assert_eq!(first.json()["data"]["call"], json!(call));
+    assert!(first.verifies(secret, receiver::now()));
+
+    // Killed while the receiver has it and the gateway does not know: it comes again, and is known for the same.
+    receiver.always(Some(Behaviour::Late(Duration::from_secs(60))));
+    let before = receiver.got().len();
+    stand.park(&running, &run, 5_002).await;
+    receiver.has(before + 1).await;
+    running.kill_9();
+    receiver.always(None);
+    let _running = stand.start().await;
+    let got = receiver.has(before + 2).await;
+    assert_eq!(got[before].id(), got[before + 1].id());
+    assert_eq!(got[before].body, got[before + 1].body);
 }

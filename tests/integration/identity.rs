@@ -24,14 +24,19 @@ const AGENT_ROUTES: [(&str, &str); 8] = [
 ];
 
 /// Routes that ask for an operator's key.
-const OPERATOR_ROUTES: [(&str, &str); 15] = [
+const OPERATOR_ROUTES: [(&str, &str); 20] = [
     ("GET", "/v1/approvals"),
+    ("GET", "/v1/approvals/stream"),
     ("GET", "/v1/approvals/{approval}"),
     ("POST", "/v1/approvals/{approval}/approve"),
     ("POST", "/v1/approvals/{approval}/deny"),
     ("GET", "/v1/delegations"),
     ("POST", "/v1/delegations"),
     ("DELETE", "/v1/delegations/{delegation}"),
+    ("GET", "/v1/deliveries"),
+    ("POST", "/v1/deliveries/{delivery}/redeliver"),
+    ("GET", "/v1/destinations"),
+    ("POST", "/v1/destinations/{destination}/enable"),
     ("GET", "/v1/kill-switches"),
     ("POST", "/v1/kill-switches"),
     ("DELETE", "/v1/kill-switches/{kill_switch}"),

@@ -46,7 +46,10 @@ const ORDER: [(&[&str], &str); 15] = [
         &["audit", "killswitch", "strangers", "database", "issuing"],
         "what is kept, on the store",
     ),
-    (&["parked", "runs"], "what is kept through the recorder"),
+    (
+        &["parked", "runs", "delivery"],
+        "what is kept through the recorder",
+    ),
     (&["app"], "all of it joined"),
     (
         &["composition"],
@@ -115,7 +118,7 @@ const RULES: [Rule; 3] = [
 ];
 
 /// The modules that know the config's types.
-const CONFIG: [(&str, &str); 9] = [
+const CONFIG: [(&str, &str); 10] = [
     ("config", "is it"),
     ("app", "joins it with the rest"),
     ("database", "which database"),
@@ -123,6 +126,7 @@ const CONFIG: [(&str, &str); 9] = [
     ("demo", "changes the shipped one"),
     ("cli", "`check`, `serve`, `keys`"),
     ("runs", "`Agent`: who opens a run"),
+    ("delivery", "its destinations, handed over by `app`"),
     ("pipeline", "`Agent` and `Credential`, handed out by `app`"),
     ("http", "`Agent`, handed out by `pipeline`"),
 ];

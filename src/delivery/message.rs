@@ -1,0 +1,222 @@
+//! What people are told of an event: names, times and a link, never the arguments. What the agent says of itself is kept apart
+//! and marked as its words, with characters that do not show made visible.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, SecondsFormat};
+use serde_json::{Value, json};
+
+use crate::{clock::Timestamp, redaction::Redactor, store::outbox::DueRow};
+
+/// The most that is quoted of an agent, in characters.
+const WORDS: usize = 500;
+
+/// One event in words.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// The same in every repetition.
+    pub event_id: String,
+    /// For instance `approval.created`.
+    pub kind: String,
+    pub occurred_at: Timestamp,
+    /// The approval or kill switch.
+    pub subject: String,
+    /// One sentence of the gateway's own, without a word of the agent's.
+    pub title: String,
+    /// Label and value: the gateway's facts, and an operator's reason. An amount stands here once contracts name one.
+    pub facts: Vec<(&'static str, String)>,
+    /// Label and value: what the agent says of itself.
+    pub agent_words: Vec<(&'static str, String)>,
+    /// Where to decide.
+    pub link: Option<String>,
+    data: Value,
+}
+
+impl Message {
+    pub(super) fn of(row: &DueRow, public_url: Option<&str>, redactor: &Redactor) -> Self {
+        let clean = |text: &Option<String>| {
+            text.as_deref()
+                .map(|text| visible(&redactor.text(text), WORDS))
+        };
+        let text = |name: &str| row.data.get(name).and_then(Value::as_str);
+        let is_halt = row.kind.starts_with("halt.");
+        let (title, facts) = if is_halt {
+            (halt_title(&row.kind, &text), halt_facts(&text))
+        } else {
+            (approval_title(row, &text), approval_facts(row, &text))
+        };
+        let agent_words = [
+            ("purpose", clean(&row.purpose)),
+            ("triggered by", clean(&row.triggered_by)),
+        ];
+        let link = public_url.map(|base| match text("approval") {
+            Some(approval) => format!("{base}/v1/approvals/{approval}"),
+            None => format!("{base}/v1/kill-switches"),
+        });
+        Self {
+            event_id: row.event_id.clone(),
+            kind: row.kind.clone(),
+            occurred_at: row.occurred_at,
+            subject: row.subject.clone(),
+            title,
+            facts: facts
+                .into_iter()
+                .filter_map(|(label, value)| Some((label, visible(&value?, WORDS))))
+                .collect(),
+            agent_words: agent_words
+                .into_iter()
+                .filter_map(|(label, value)| Some((label, value?)))
+                .collect(),
+            link,
+            data: row.data.clone(),
+        }
+    }
+
+    /// The payload of a webhook: the same bytes in every repetition.
+    pub(super) fn to_json(&self) -> Value {
+        let mut data = self.data.clone();
+        if let Some(data) = data.as_object_mut() {
+            if !self.agent_words.is_empty() {
+                let words: serde_json::Map<String, Value> = self
+                    .agent_words
+                    .iter()
+                    .map(|(label, value)| (label.replace(' ', "_"), json!(value)))
+                    .collect();
+                data.insert("agent_words".to_owned(), Value::Object(words));
+            }
+            if let Some(link) = &self.link {
+                data.insert("link".to_owned(), json!(link));
+            }
+        }
+        json!({
+            "type": self.kind,
+            "timestamp": self.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true),
+            "data": data,
+        })
+    }
+}
+
+fn approval_title<'a>(row: &DueRow, text: &impl Fn(&str) -> Option<&'a str>) -> String {
+    let tool = text("tool").unwrap_or("?");
+    let agent = text("agent").unwrap_or("?");
+    match row.kind.as_str() {
+        "approval.created" => format!("{agent} asks for {tool}: it waits for a decision"),
+        "approval.approved" => format!("{tool} of {agent} was approved"),
+        "approval.denied" => format!("{tool} of {agent} was denied: not executed"),
+        "approval.expired" => format!("{tool} of {agent} expired undecided: not executed"),
+        "approval.voided" => format!("the approval of {tool} of {agent} was voided: not executed"),
+        "call.completed" => format!("{tool} of {agent} was executed"),
+        "call.failed" => format!("{tool} of {agent} failed"),
+        _ => format!("{tool} of {agent}: nobody knows whether it was executed"),
+    }
+}
+
+fn halt_title<'a>(kind: &str, text: &impl Fn(&str) -> Option<&'a str>) -> String {
+    let what = halted(text);
+    match kind {
+        "halt.pulled" => format!("HALTED: {what}"),
+        _ => format!("The halt was released: {what}"),
+    }
+}
+
+fn halted<'a>(text: &impl Fn(&str) -> Option<&'a str>) -> String {
+    match (text("kind"), text("target")) {
+        (Some(kind), Some(target)) => format!("{kind} {target}"),
+        _ => "everything".to_owned(),
+    }
+}
+
+type Facts = Vec<(&'static str, Option<String>)>;
+
+fn approval_facts<'a>(row: &DueRow, text: &impl Fn(&str) -> Option<&'a str>) -> Facts {
+    let own = |name: &str| text(name).map(str::to_owned);
+    let tiers = row.tiers.join(", ");
+    let deciders: Vec<&str> = row
+        .data
+        .get("decided_by")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    vec![
+        ("Agent", own("agent")),
+        ("Tool", own("tool")),
+        ("Consequence", own("consequence")),
+        ("Tier", Some(tiers).filter(|tiers| !tiers.is_empty())),
+        (
+            "Decided by",
+            Some(deciders.join(", ")).filter(|names| !names.is_empty()),
+        ),
+        (
+            "Expires",
+            text("expires_at")
+                .filter(|_| row.kind == "approval.created")
+                .map(minutes),
+        ),
+        ("Approval", own("approval")),
+        ("Call", own("call")),
+        ("Run", own("run")),
+    ]
+}
+
+fn halt_facts<'a>(text: &impl Fn(&str) -> Option<&'a str>) -> Facts {
+    let own = |name: &str| text(name).map(str::to_owned);
+    vec![
+        ("Scope", Some(halted(text))),
+        ("By", own("operator")),
+        ("Reason", own("reason")),
+        ("Kill switch", own("kill_switch")),
+    ]
+}
+
+/// `2026-03-01 12:30 UTC`.
+fn minutes(rfc3339: &str) -> String {
+    DateTime::parse_from_rfc3339(rfc3339).map_or_else(
+        |_unreadable| rfc3339.to_owned(),
+        |time| time.to_utc().format("%Y-%m-%d %H:%M UTC").to_string(),
+    )
+}
+
+/// A text on one line, with every character that does not show (controls, zero width, direction) written as its number, and cut
+/// to so many characters with the number of those that are missing.
+fn visible(text: &str, most: usize) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    for character in characters.by_ref().take(most) {
+        match character {
+            '\n' | '\r' | '\t' => shown.push(' '),
+            hidden if is_hidden(hidden) => {
+                let _ = write!(shown, "\\u{{{:X}}}", u32::from(hidden));
+            }
+            seen => shown.push(seen),
+        }
+    }
+    let missing = characters.count();
+    if missing > 0 {
+        let _ = write!(shown, " … ({missing} more characters)");
+    }
+    shown
+}
+
+fn is_hidden(character: char) -> bool {
+    character.is_control()
+        || matches!(u32::from(character),
+            0xAD | 0x34F | 0x61C | 0x115F..=0x1160 | 0x17B4..=0x17B5 | 0x180B..=0x180F | 0x200B..=0x200F
+            | 0x2028..=0x202E | 0x2060..=0x206F | 0x3164 | 0xFE00..=0xFE0F | 0xFEFF | 0xFFA0 | 0xFFF0..=0xFFFB
+            | 0xE0000..=0xE0FFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_show_is_written_out_and_long_words_are_cut() {
+        assert_eq!(
+            visible("pay\u{202E}001\r\nBcc: x\u{200B}", 100),
+            "pay\\u{202E}001  Bcc: x\\u{200B}"
+        );
+        assert_eq!(visible("abcdef", 4), "abcd … (2 more characters)");
+    }
+}
