@@ -528,7 +528,9 @@ async fn exports_that_nobody_takes_are_few_end_and_stop_nothing_else() {
     panic!("it is not recorded that both exports broke off");
 }
 
-const READS: [&str; 8] = [
+const READS: [&str; 10] = [
+    "/v1/deliveries",
+    "/v1/destinations",
     "/v1/audit/entries",
     "/v1/runs",
     "/v1/runs/{run}",
@@ -559,6 +561,12 @@ async fn every_reading_is_an_entry_and_so_is_every_refused_one() {
             .expect(200);
         assert_eq!(world.entries(by_grace).await, before + 1, "{route}");
     }
+    // To whoever may not see all of them it shows one's own.
+    let before = world.entries("kind = 'audit_read'").await;
+    send(world.operator("grace", Method::GET, "/v1/delegations"))
+        .await
+        .expect(200);
+    assert_eq!(world.entries("kind = 'audit_read'").await, before + 1);
     let of_call = format!("kind = 'audit_read' AND call_id = '{}'", recorded.call);
     assert_eq!(world.entries(&of_call).await, 1);
     // What is not there was asked for all the same.

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Because, allow, identify, reason};
+use super::{Because, allow, identify, reading, reason};
 use crate::{
     app::App,
     approvals::delegations::{self, Lending},
@@ -126,6 +126,8 @@ pub(in crate::http) async fn list(
         .filter(|_| has_more)
         .map(|row| row.delegation_id.clone());
     let data: Vec<Value> = rows.iter().map(to_json).collect();
+    let what = json!({"rows": data.len()});
+    reading::told(&app, &operator, "GET /v1/delegations", what).await?;
     Ok(Json(
         json!({"data": data, "has_more": has_more, "cursor": cursor}),
     ))

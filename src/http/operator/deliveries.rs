@@ -11,7 +11,7 @@ use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Because, allow, identify, reason};
+use super::{Because, allow, identify, reading, reason};
 use crate::{
     app::App,
     delivery::ActRefused,
@@ -84,6 +84,11 @@ pub(in crate::http) async fn list(
         .last()
         .filter(|_| has_more)
         .map(|row| row.delivery_id.clone());
+    let what = json!({
+        "rows": rows.len(),
+        "filter": {"state": listing.state, "destination": listing.destination},
+    });
+    reading::told(&app, &operator, "GET /v1/deliveries", what).await?;
     Ok(Json(
         json!({"data": rows, "has_more": has_more, "cursor": cursor}),
     ))
@@ -119,6 +124,8 @@ pub(in crate::http) async fn destinations(
             })
         })
         .collect();
+    let what = json!({"rows": data.len()});
+    reading::told(&app, &operator, "GET /v1/destinations", what).await?;
     Ok(Json(json!({"data": data, "has_more": false})))
 }
 
