@@ -99,7 +99,7 @@ async fn owner(database: &str) -> PgConnection {
     owner
         .execute(
             "SET session_replication_role = replica;
-             ALTER TABLE audit.entries DROP CONSTRAINT entries_shape, DROP CONSTRAINT entries_signing_key",
+             ALTER TABLE audit.entries DROP CONSTRAINT entries_shape",
         )
         .await
         .unwrap();
