@@ -1,6 +1,6 @@
 //! `toolgate.yaml` as it is written: names with units, defaults stated here, unknown fields refused.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU64, path::PathBuf};
 
 use serde::Deserialize;
 
@@ -86,8 +86,8 @@ impl Default for Limits {
 pub(super) struct Checkpoints {
     pub installation: Option<Spanned<String>>,
     pub key_file: Option<Spanned<String>>,
-    pub every_entries: u64,
-    pub every_seconds: u64,
+    pub every_entries: NonZeroU64,
+    pub every_seconds: NonZeroU64,
     pub sinks: BTreeMap<String, Spanned<Sink>>,
 }
 
@@ -96,8 +96,8 @@ impl Default for Checkpoints {
         Self {
             installation: None,
             key_file: None,
-            every_entries: 1_000,
-            every_seconds: 60,
+            every_entries: NonZeroU64::MIN.saturating_add(999),
+            every_seconds: NonZeroU64::MIN.saturating_add(59),
             sinks: BTreeMap::new(),
         }
     }
