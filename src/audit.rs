@@ -20,6 +20,7 @@ use crate::{
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
 };
 
+pub mod keeping;
 mod late;
 mod link;
 mod open_calls;

@@ -18,9 +18,11 @@ use crate::{
 mod file;
 mod interpolate;
 mod read;
+mod records;
 
 pub use interpolate::Variables;
 pub use read::{read_directory, read_file};
+pub use records::Records;
 
 /// Everything that `serve` needs to know before it opens contracts and policies.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct Config {
     pub policies: PathBuf,
     /// Bounds that hold for every call.
     pub limits: Limits,
+    /// How long what happened is kept.
+    pub records: Records,
     /// The APIs behind the gateway, by the first segment of their path.
     pub apis: BTreeMap<Arc<str>, Api>,
     /// The agents that may call.
@@ -209,6 +213,7 @@ impl Resolver<'_> {
         let tiers = self.tiers(&written);
         let master_secret = self.master_secret(&written.master_secret);
         let database = self.database(&written.database);
+        let records = self.records(&written.records);
         Config {
             agents_address: written.listeners.agents,
             operators_address: written.listeners.operators,
@@ -227,6 +232,7 @@ impl Resolver<'_> {
                 record_timeout: Duration::from_millis(written.limits.record_timeout_ms),
                 shutdown_timeout: Duration::from_secs(written.limits.shutdown_timeout_seconds),
             },
+            records,
             apis,
             agents,
             operators,

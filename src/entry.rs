@@ -96,6 +96,8 @@ pub enum Kind {
     AgentRefused,
     /// Checkpoints are signed with another key from here on.
     SigningKeyChanged,
+    /// A month's entries are about to be dropped, after an export that verifies.
+    PartitionDropped,
 }
 
 impl Kind {
@@ -120,6 +122,7 @@ impl Kind {
             Self::AuditRead => "audit_read",
             Self::AgentRefused => "agent_refused",
             Self::SigningKeyChanged => "signing_key_changed",
+            Self::PartitionDropped => "partition_dropped",
         }
     }
 }

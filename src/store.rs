@@ -8,6 +8,7 @@ pub mod audit;
 pub mod audit_log;
 pub mod calls;
 pub mod instances;
+pub mod keeping;
 pub mod keys;
 pub mod kill_switches;
 pub mod provision;

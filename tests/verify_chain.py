@@ -5,7 +5,8 @@
 
 Prints one JSON object for each instance: its entries, its last hash, and the number of the first entry that does not fit (or
 null). The hash of an entry is SHA-256 over the 32 bytes of the hash before it (zeros before the first) and the RFC 8785 JSON of
-its columns that are not null, without the hash itself; times have six digits and end in Z.
+its columns that are not null, without the hash itself; times have six digits and end in Z. A chain may begin behind number 1 where
+an entry of kind partition_dropped, in a chain that fits itself, names the number and the hash of the one before.
 """
 import datetime
 import hashlib
@@ -68,22 +69,49 @@ def time(text):
     return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond:06d}Z"
 
 
+def ends(detail):
+    """The last numbers and hashes of what an entry of kind partition_dropped says is gone."""
+    for end in detail["instances"] + detail["earlier"]:
+        if re.fullmatch("[0-9a-f]{64}", end["hash"]):
+            yield end["instance"], end["last"], bytes.fromhex(end["hash"])
+
+
 def main():
-    chains = {}
+    chains, dropped = {}, []
     for line in sys.stdin:
         row = {name: value for name, value in json.loads(line).items() if value is not None}
         stored = bytes.fromhex(row.pop("hash")[2:])
         for name in TIMES & row.keys():
             row[name] = time(row[name])
-        chain = chains.setdefault(
-            row["instance_id"], {"entries": 0, "head": bytes(32), "last": 0, "first_wrong": None}
-        )
-        expected = hashlib.sha256(chain["head"] + canonical(row).encode()).digest()
-        if (row["seq"] != chain["last"] + 1 or expected != stored) and chain["first_wrong"] is None:
-            chain["first_wrong"] = min(row["seq"], chain["last"] + 1)
+        text = canonical(row).encode()
+        chain = chains.get(row["instance_id"])
+        if chain is None:
+            # What stands before it is known when everything was read.
+            chain = {"entries": 0, "first": (row["seq"], text, stored), "first_wrong": None}
+            chains[row["instance_id"]] = chain
+        else:
+            expected = hashlib.sha256(chain["head"] + text).digest()
+            if (row["seq"] != chain["last"] + 1 or expected != stored) and chain["first_wrong"] is None:
+                chain["first_wrong"] = min(row["seq"], chain["last"] + 1)
+        if row["kind"] == "partition_dropped":
+            dropped += [(row["instance_id"], row["seq"], end) for end in ends(row["detail"])]
         chain["entries"] += 1
         chain["head"], chain["last"] = stored, row["seq"]
+    # A chain that begins at 1 leans on no other, and the entries that tell of drops stand in such chains.
+    for whole in (True, False):
+        for instance, chain in chains.items():
+            seq, text, stored = chain["first"]
+            if (seq == 1) != whole:
+                continue
+            befores = [bytes(32)] if seq == 1 else [
+                hash for by, at, (gone, last, hash) in dropped
+                if gone == instance and last == seq - 1 and chains[by]["first"][0] == 1
+                and (chains[by]["first_wrong"] is None or chains[by]["first_wrong"] > at)
+            ]
+            if not any(hashlib.sha256(before + text).digest() == stored for before in befores):
+                chain["first_wrong"] = 1
     for instance, chain in sorted(chains.items()):
+        del chain["first"]
         chain["head"] = chain["head"].hex()
         print(json.dumps({"instance": instance, **chain}))
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 
+use super::keeping::{self, Drops};
 use crate::{
     entry::{Kind, chain},
     ids::InstanceId,
@@ -112,21 +113,23 @@ pub async fn verify(
 ) -> Result<Vec<Checked>, StoreError> {
     let mut connection = PgConnection::connect_with(options).await?;
     let extents = audit_log::extents(&mut connection).await?;
+    let drops = keeping::known(&mut connection).await?;
     let mut checked: BTreeMap<String, Checked> = BTreeMap::new();
     let mut follows: Vec<Followed> = Vec::new();
     let work = extents.iter().flat_map(|extent| {
-        // The first stretch begins at 1, so that what is missing before the first entry is seen.
-        let stretches = (extent.last - 1) / STRETCH + 1;
+        let (first, before) = keeping::begins(&drops, extent);
+        let stretches = (extent.last - first) / STRETCH + 1;
         (0..stretches).map(move |number| {
-            let from = number * STRETCH + 1;
-            (extent, from, (from + STRETCH - 1).min(extent.last))
+            let from = first + number * STRETCH;
+            let before = (number == 0).then_some(before);
+            (extent, from, (from + STRETCH - 1).min(extent.last), before)
         })
     });
     let progress = &progress;
     let mut results = stream::iter(work)
-        .map(|(extent, from, to)| async move {
+        .map(|(extent, from, to, before)| async move {
             let mut connection = PgConnection::connect_with(options).await?;
-            let stretch = stretch(&mut connection, extent, from, to).await?;
+            let stretch = stretch(&mut connection, extent, from, to, before).await?;
             connection.close().await?;
             progress(stretch.entries);
             Ok::<_, StoreError>((extent, to, stretch))
@@ -154,19 +157,23 @@ pub async fn verify(
         follows.extend(stretch.follows);
     }
     drop(results);
-    links(&mut connection, &mut checked, &follows).await?;
+    ends(&mut checked, &follows);
+    links(&mut connection, &mut checked, &follows, &drops).await?;
+    drops.judge(&mut checked, &extents);
     connection.close().await?;
     Ok(checked.into_values().collect())
 }
 
+/// `before` is the hash before its first entry, where that is not the hash of a row that still stands.
 async fn stretch(
     connection: &mut PgConnection,
     extent: &Extent,
     from: i64,
     to: i64,
+    before: Option<chain::Hash>,
 ) -> Result<Stretch, StoreError> {
     let mut found = Stretch::default();
-    let mut previous: Option<chain::Hash> = (from == 1).then_some(chain::START);
+    let mut previous = before;
     let mut expected = from;
     let mut last_time = None;
     let mut buffer = Vec::with_capacity(1_024);
@@ -228,7 +235,7 @@ fn hash_of(stored: &Stored) -> Option<chain::Hash> {
     stored.hash.as_deref()?.try_into().ok()
 }
 
-fn count(entries: i64) -> String {
+pub(super) fn count(entries: i64) -> String {
     match entries {
         1 => "one entry is".to_owned(),
         more => format!("{more} entries are"),
@@ -327,8 +334,17 @@ async fn links(
     connection: &mut PgConnection,
     checked: &mut BTreeMap<String, Checked>,
     follows: &[Followed],
+    drops: &Drops,
 ) -> Result<(), StoreError> {
     for known in follows {
+        // An end whose row may be gone, because nothing or only what came later is left of its instance.
+        let may_be_gone = checked
+            .get(&known.instance)
+            .is_none_or(|one| one.last > known.seq);
+        let hash = known.hash.as_deref();
+        if may_be_gone && drops.ended(checked, &known.instance, known.seq, hash) {
+            continue;
+        }
         let Some(one) = checked.get_mut(&known.instance) else {
             let wrong = Wrong {
                 seq: 1,
@@ -376,7 +392,6 @@ async fn links(
             }
         }
     }
-    ends(checked, follows);
     Ok(())
 }
 

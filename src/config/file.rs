@@ -16,6 +16,8 @@ pub(super) struct Config {
     pub policies: PathBuf,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub records: Records,
     pub apis: BTreeMap<String, Spanned<Api>>,
     pub agents: BTreeMap<String, Spanned<Agent>>,
     pub operators: BTreeMap<String, Spanned<Operator>>,
@@ -41,6 +43,13 @@ pub(super) enum Database {
         url: Spanned<String>,
         owner_url: Option<Spanned<String>>,
     },
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Records {
+    /// Left out: for ever.
+    pub keep_for_days: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]

@@ -21,6 +21,7 @@ mod etcd;
 mod http;
 mod idempotency;
 mod identity;
+mod keeping;
 mod kill_switch;
 mod layers;
 mod load;
