@@ -10,10 +10,11 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use sqlx::{PgConnection, postgres::PgConnectOptions};
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    clock::Timestamp,
     entry::Entry,
     ids::InstanceId,
     secrets::Keyring,
@@ -340,4 +341,19 @@ async fn open_patiently(options: &PgConnectOptions) -> Result<sqlx::PgConnection
         }
     }
     store::open_writer(options).await
+}
+
+/// A connection on which entries of this moment can be recorded; none where they have no partition to go to.
+async fn open_for(
+    options: &PgConnectOptions,
+    at: Timestamp,
+) -> Result<Option<PgConnection>, StoreError> {
+    let mut connection = store::open_writer(options).await?;
+    let ready = store::audit::has_partition(&mut connection, at).await?;
+    if ready {
+        return Ok(Some(connection));
+    }
+    // The lock goes with it, before the next try wants it.
+    let _ = connection.close().await;
+    Ok(None)
 }

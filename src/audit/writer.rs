@@ -68,8 +68,8 @@ pub(super) struct Writer {
     tried_at: Timestamp,
     /// The hashes that the entries of that try bear.
     tried: Vec<Hash>,
-    /// The time of the last entry. Times only ever rise, whatever the clock does: what is noted as settled lies before
-    /// everything that follows.
+    /// The time of the last entry that stands. Times only ever rise, whatever the clock does; a clock that jumped ahead and came
+    /// back leaves no trace unless something was recorded meanwhile.
     latest: Timestamp,
     /// Calls whose opening entry stands although their caller was told that it does not. Their refusal, which is on its way,
     /// must not open them a second time.
@@ -118,6 +118,7 @@ impl Writer {
         store::calls::close_executing(&mut transaction).await?;
         transaction.commit().await?;
         self.chain.advance(&hashes);
+        self.latest = now;
         Ok(self)
     }
 
@@ -160,6 +161,7 @@ impl Writer {
                             Acted::Unknown(asked) => {
                                 self.reconnect("the answer to a commit is lost").await;
                                 if self.stands(asked.hashes.len()).await {
+                                    self.latest = asked.at;
                                     self.chain.advance(&asked.hashes);
                                     self.open.track_all(&asked.entries, asked.at);
                                     self.tell(done, &asked.entries);
@@ -264,7 +266,7 @@ impl Writer {
         if self.connection.is_none() {
             return Err(StoreError::Unavailable("not connected".to_owned()));
         }
-        let at = risen(&mut self.latest);
+        let at = risen(self.latest);
         self.tried_at = at;
         let pending = &self.pending;
         let entries = pending.iter().take(count).map(|queued| &queued.entry);
@@ -309,6 +311,7 @@ impl Writer {
     /// The first `count` pending entries stand: wake their waiters.
     fn committed(&mut self, count: usize, at: Timestamp) {
         let hashes = std::mem::take(&mut self.tried);
+        self.latest = at;
         self.chain.advance(hashes.get(..count).unwrap_or(&hashes));
         let mut follow_up = Vec::new();
         let stand: Vec<Queued> = self.pending.drain(..count).collect();
@@ -362,12 +365,17 @@ impl Writer {
         );
         let mut pause = RECONNECT_FIRST;
         loop {
-            match tokio::time::timeout(COMMIT_TIMEOUT, store::open_writer(&self.options)).await {
-                Ok(Ok(connection)) => {
+            let at = risen(self.latest);
+            match tokio::time::timeout(COMMIT_TIMEOUT, super::open_for(&self.options, at)).await {
+                Ok(Ok(Some(connection))) => {
                     self.connection = Some(connection);
                     tracing::info!("the database is back");
                     return;
                 }
+                Ok(Ok(None)) => tracing::error!(
+                    month = %at.format("%Y-%m"),
+                    "audit.entries has no partition for this month and none could be made: hold this machine's clock against the database's, and let the tables' owner try SELECT audit.ensure_partitions(3)"
+                ),
                 Ok(Err(error)) => tracing::warn!(%error, "no connection to the database yet"),
                 Err(_elapsed) => {
                     tracing::warn!("no connection to the database yet: it does not answer")
@@ -408,7 +416,7 @@ impl Writer {
         let Some(connection) = self.connection.as_mut() else {
             return Acted::Undone;
         };
-        let (chain, keys, latest) = (&self.chain, &self.keys, &mut self.latest);
+        let (chain, keys, latest) = (&self.chain, &self.keys, self.latest);
         // What COMMIT was asked for: from then on it may have happened without our learning of it.
         let mut asked = None;
         let all = async {
@@ -436,6 +444,7 @@ impl Writer {
             });
         match (result, asked) {
             (Ok(()), Some(asked)) => {
+                self.latest = asked.at;
                 self.chain.advance(&asked.hashes);
                 self.open.track_all(&asked.entries, asked.at);
                 Acted::Done(asked.entries)
@@ -467,8 +476,8 @@ impl Writer {
     }
 
     async fn note_settled(&mut self) {
-        let now = risen(&mut self.latest);
-        let until = self.open.oldest().unwrap_or(now);
+        // No later than the last entry: what follows may bear its time, and never an earlier one.
+        let until = self.open.oldest().unwrap_or(self.latest);
         let Some(connection) = self.connection.as_mut() else {
             return;
         };
@@ -484,7 +493,6 @@ impl Writer {
 }
 
 /// A time for the next entries: now, or the last one's where the clock was set back.
-fn risen(latest: &mut Timestamp) -> Timestamp {
-    *latest = clock::now().max(*latest);
-    *latest
+fn risen(latest: Timestamp) -> Timestamp {
+    clock::now().max(latest)
 }

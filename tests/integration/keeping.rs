@@ -794,3 +794,86 @@ async fn a_drop_that_was_interrupted_is_ended_by_the_same_command_and_calls_go_o
     old.right(&old.check().await);
     world.gateway.stop().await;
 }
+
+#[tokio::test]
+async fn months_follow_each_other_over_new_year() {
+    let database = new_database().await;
+    let mut owner = PgConnection::connect_with(&options("toolgate_owner", &database))
+        .await
+        .unwrap();
+    // In a session far from UTC, as somebody's may be.
+    owner
+        .execute("SET TIME ZONE 'Pacific/Kiritimati'; SELECT audit.ensure_partitions(14)")
+        .await
+        .unwrap();
+    let year = clock::now().date_naive().year() + 1;
+    for (at, table) in [
+        (
+            format!("{}-12-31T23:59:59.999999Z", year - 1),
+            format!("audit.entries_{}_12", year - 1),
+        ),
+        (
+            format!("{year}-01-01T00:00:00Z"),
+            format!("audit.entries_{year}_01"),
+        ),
+    ] {
+        let (instance, entry) = (InstanceId::generate(), Entry::new(Kind::GatewayStopped));
+        let row = entry.row(instance.as_str(), 1, at.parse().unwrap());
+        let hash = chain::hash(&chain::START, &row);
+        audit::insert(&mut owner, &[row], &[hash]).await.unwrap();
+        let found: String = sqlx::query_scalar(
+            "SELECT tableoid::regclass::text FROM audit.entries WHERE instance_id = $1",
+        )
+        .bind(instance.as_str())
+        .fetch_one(&mut owner)
+        .await
+        .unwrap();
+        assert_eq!(found, table);
+    }
+}
+
+/// A month without a partition: calls are refused, nothing that must be told is lost, and it goes on by itself when there is one.
+#[tokio::test]
+async fn a_month_without_partition_refuses_calls_and_loses_nothing() {
+    let world = World::shipped().await;
+    let mut owner = world.connect("superuser").await;
+    let ready = || {
+        send(world.anybody(
+            reqwest::Method::GET,
+            &format!("http://{}/readyz", world.gateway.agents),
+        ))
+    };
+    ready().await.expect(200);
+    owner
+        .execute(AssertSqlSafe(format!(
+            "REVOKE EXECUTE ON FUNCTION audit.ensure_partitions(integer) FROM toolgate_gateway; DROP TABLE {}",
+            table(month(0))
+        )))
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        send(world.refund(None, 100))
+            .await
+            .problem(503, "record_unavailable");
+    }
+    ready().await.expect(503);
+    assert_eq!(world.received("POST /refunds"), 0);
+    owner
+        .execute("GRANT EXECUTE ON FUNCTION audit.ensure_partitions(integer) TO toolgate_gateway")
+        .await
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while ready().await.status != 200 {
+        assert!(Instant::now() < until, "it does not come back");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    send(world.refund(None, 100)).await.expect(201);
+    let refused: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM audit.entries WHERE reasons = '{record_unavailable}'",
+    )
+    .fetch_one(&mut owner)
+    .await
+    .unwrap();
+    assert_eq!(refused, 3);
+    world.gateway.stop().await;
+}
