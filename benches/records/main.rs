@@ -4,6 +4,10 @@
 //! `toolgate audit verify` checks them. `-- --entries 1000000` takes more of them. `-- --queries 10000000` makes a sample through the
 //! writer, has PostgreSQL multiply it, and runs each documented query. `-- --json` prints JSON. Everything made is removed again.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a serde_json::Value gives null for what it does not have"
+)]
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -113,7 +113,7 @@ impl World {
             0..80 => self.permitted(number, opening),
             80..90 => vec![Step::Note(Entry {
                 decision: Some(Decision::Deny),
-                reasons: vec![if number % 211 == 0 {
+                reasons: vec![if number.is_multiple_of(211) {
                     "halted"
                 } else {
                     "denied_by_policy"
@@ -138,7 +138,7 @@ impl World {
 
     fn opening(&self, number: u64, run: &RunId, tool: &Tool) -> Entry {
         // One customer in fifty calls is the same; the others are one of many.
-        let customer = if number % 50 == 0 {
+        let customer = if number.is_multiple_of(50) {
             0
         } else {
             spread(number) % 100_000
@@ -200,7 +200,14 @@ impl World {
             call_id: opening.call_id.clone(),
             run_id: opening.run_id.clone(),
             approval_id: opening.approval_id.clone(),
-            operator: Some(if number % 997 == 0 { "zoe" } else { "ada" }.into()),
+            operator: Some(
+                if number.is_multiple_of(997) {
+                    "zoe"
+                } else {
+                    "ada"
+                }
+                .into(),
+            ),
             arguments_digest: opening.arguments_digest.clone(),
             words: Some("looked at the order, it is right".to_owned()),
             detail: Some(json!({"vote": "approve", "tiers": ["finance"]})),
@@ -250,7 +257,7 @@ fn outcome(opening: &Entry) -> Entry {
 
 fn agent(number: u64) -> Arc<str> {
     // One call in a thousand is of an agent that seldom calls.
-    if number % 1_009 == 0 {
+    if number.is_multiple_of(1_009) {
         return "rare-bot".into();
     }
     format!("agent-{}", spread(number) % AGENTS).into()

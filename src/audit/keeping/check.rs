@@ -159,7 +159,7 @@ fn read(
             let number = lines.number;
             return Err(KeepingError::Export(format!("line {number}: {words}")));
         }
-        if reading.entries % 1_000 == 0 && reading.versions.is_empty() {
+        if reading.entries.is_multiple_of(1_000) && reading.versions.is_empty() {
             progress(1_000);
         }
     }

@@ -175,7 +175,7 @@ async fn read(
             }
         }
         entries += 1;
-        if entries % 1_000 == 0 {
+        if u64::is_multiple_of(entries, 1_000) {
             progress(1_000);
         }
     }
