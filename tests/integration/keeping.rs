@@ -231,6 +231,9 @@ impl Old {
     }
 }
 
+/// What somebody does to an export's lines.
+type Change = (&'static str, fn(&str) -> String);
+
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
@@ -460,34 +463,23 @@ async fn nothing_is_dropped_that_the_export_does_not_hold() {
         flipped[at] ^= 4;
         cases.push((format!("a bit of byte {at}"), flipped, manifest.clone()));
     }
-    let changes: [(&str, Box<dyn Fn(&str) -> String>); 5] = [
-        (
-            "a word",
-            Box::new(|lines| lines.replace("a \\\"reason", "a \\\"season")),
-        ),
-        (
-            "a number",
-            Box::new(|lines| lines.replace("\"seq\":2", "\"seq\":3")),
-        ),
-        (
-            "one line less",
-            Box::new(|lines| {
-                let lines: Vec<&str> = lines.lines().collect();
-                lines[..lines.len() - 1].join("\n") + "\n"
-            }),
-        ),
-        (
-            "the first of an instance less",
-            Box::new(|lines| {
-                let mut lines: Vec<&str> = lines.lines().collect();
-                lines.remove(1);
-                lines.join("\n") + "\n"
-            }),
-        ),
-        (
-            "the end of the last line",
-            Box::new(|lines| lines.trim_end().to_owned()),
-        ),
+    let changes: [Change; 5] = [
+        ("a word", |lines| {
+            lines.replace("a \\\"reason", "a \\\"season")
+        }),
+        ("a number", |lines| lines.replace("\"seq\":2", "\"seq\":3")),
+        ("one line less", |lines| {
+            let lines: Vec<&str> = lines.lines().collect();
+            lines[..lines.len() - 1].join("\n") + "\n"
+        }),
+        ("the first of an instance less", |lines| {
+            let mut lines: Vec<&str> = lines.lines().collect();
+            lines.remove(1);
+            lines.join("\n") + "\n"
+        }),
+        ("the end of the last line", |lines| {
+            lines.trim_end().to_owned()
+        }),
     ];
     for (name, change) in changes {
         let changed = change(&lines);
