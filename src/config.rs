@@ -22,11 +22,13 @@ mod file;
 mod interpolate;
 mod people;
 mod read;
+mod records;
 mod secrets;
 
 pub use checkpoints::Checkpoints;
 pub use interpolate::Variables;
 pub use read::{read_directory, read_file};
+pub use records::Records;
 
 /// Everything that `serve` needs to know before it opens contracts and policies.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub struct Config {
     pub checkpoints: Checkpoints,
     /// What agents get of sensitive values in answers.
     pub answers: ClassRules,
+    /// How long what happened is kept.
+    pub records: Records,
     /// The APIs behind the gateway, by the first segment of their path.
     pub apis: BTreeMap<Arc<str>, Api>,
     /// The agents that may call.
@@ -240,6 +244,7 @@ impl Resolver<'_> {
         let database = self.database(&written.database);
         let checkpoints = self.checkpoints(&written.checkpoints, database.as_ref());
         let recorded = self.recorded(&written.limits);
+        let records = self.records(&written.records);
         Config {
             agents_address: written.listeners.agents,
             operators_address: written.listeners.operators,
@@ -263,6 +268,7 @@ impl Resolver<'_> {
             },
             checkpoints,
             answers: written.answers,
+            records,
             apis,
             agents,
             operators,

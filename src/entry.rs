@@ -121,6 +121,8 @@ pub enum Kind {
     AgentRefused,
     /// Checkpoints are signed with another key from here on.
     SigningKeyChanged,
+    /// A month's entries are about to be dropped, after an export that verifies.
+    PartitionDropped,
 }
 
 impl Kind {
@@ -167,6 +169,7 @@ impl Kind {
             Self::AuditRead => "audit_read",
             Self::AgentRefused => "agent_refused",
             Self::SigningKeyChanged => "signing_key_changed",
+            Self::PartitionDropped => "partition_dropped",
         }
     }
 }

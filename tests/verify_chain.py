@@ -6,8 +6,10 @@
 Prints one JSON object for each instance: its entries, its last hash, and the number of the first entry that does not fit (or
 null). With --checkpoint FILE (a file of C2SP checkpoints; may be given again), --key VKEY (may be given again; without it the
 first key that the records name is believed) it holds the RFC 6962 tree over the hashes against them; with --json it prints one
-object: the instances, and of the checkpoints how many were read, how many fit, and the lines of those that do not. The hash of an entry is SHA-256 over the 32 bytes of the hash before it (zeros before the first) and the RFC 8785 JSON of
-its columns that are not null, without the hash itself; times have six digits and end in Z.
+object: the instances, and of the checkpoints how many were read, how many fit, and the lines of those that do not. The hash of an
+entry is SHA-256 over the 32 bytes of the hash before it (zeros before the first) and the RFC 8785 JSON of its columns that are not
+null, without the hash itself; times have six digits and end in Z. A chain may begin behind number 1 where an entry of kind
+partition_dropped, in a chain that fits itself, names the number and the hash of the one before.
 """
 import argparse
 import base64
@@ -242,34 +244,60 @@ def fits(note, timeline, trusted, roots):
         return False
 
 
+def ends(detail):
+    """The last numbers and hashes of what an entry of kind partition_dropped says is gone."""
+    for end in detail["instances"] + detail["earlier"]:
+        if re.fullmatch("[0-9a-f]{64}", end["hash"]):
+            yield end["instance"], end["last"], bytes.fromhex(end["hash"])
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint", action="append", default=[])
     parser.add_argument("--key", action="append", default=[])
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    chains, roots, changes = {}, {}, []
+    chains, roots, changes, dropped = {}, {}, [], []
     for line in sys.stdin:
         row = {name: value for name, value in json.loads(line).items() if value is not None}
         stored = bytes.fromhex(row.pop("hash")[2:])
         for name in TIMES & row.keys():
             row[name] = time(row[name])
-        instance = row["instance_id"]
-        chain = chains.setdefault(
-            instance, {"entries": 0, "head": bytes(32), "last": 0, "first_wrong": None, "peaks": []}
-        )
-        expected = hashlib.sha256(chain["head"] + canonical(row).encode()).digest()
-        if (row["seq"] != chain["last"] + 1 or expected != stored) and chain["first_wrong"] is None:
-            chain["first_wrong"] = min(row["seq"], chain["last"] + 1)
+        text = canonical(row).encode()
+        chain = chains.get(row["instance_id"])
+        if chain is None:
+            # What stands before it is known when everything was read.
+            chain = {"entries": 0, "first": (row["seq"], text, stored), "first_wrong": None, "peaks": []}
+            chains[row["instance_id"]] = chain
+        else:
+            expected = hashlib.sha256(chain["head"] + text).digest()
+            if (row["seq"] != chain["last"] + 1 or expected != stored) and chain["first_wrong"] is None:
+                chain["first_wrong"] = min(row["seq"], chain["last"] + 1)
+        grow(chain["peaks"], stored)
+        if given.checkpoint and row["seq"] == chain["entries"] + 1:
+            roots[row["instance_id"], row["seq"]] = root(chain["peaks"])
+        if row["kind"] == "signing_key_changed":
+            changes.append((row["instance_id"], row["seq"], row["detail"]))
+        if row["kind"] == "partition_dropped":
+            dropped += [(row["instance_id"], row["seq"], end) for end in ends(row["detail"])]
         chain["entries"] += 1
         chain["head"], chain["last"] = stored, row["seq"]
-        grow(chain["peaks"], stored)
-        if given.checkpoint and row["seq"] == chain["entries"]:
-            roots[instance, row["seq"]] = root(chain["peaks"])
-        if row["kind"] == "signing_key_changed":
-            changes.append((instance, row["seq"], row["detail"]))
+    # A chain that begins at 1 leans on no other, and the entries that tell of drops stand in such chains.
+    for whole in (True, False):
+        for instance, chain in chains.items():
+            seq, text, stored = chain["first"]
+            if (seq == 1) != whole:
+                continue
+            befores = [bytes(32)] if seq == 1 else [
+                hash for by, at, (gone, last, hash) in dropped
+                if gone == instance and last == seq - 1 and chains[by]["first"][0] == 1
+                and (chains[by]["first_wrong"] is None or chains[by]["first_wrong"] > at)
+            ]
+            if not any(hashlib.sha256(before + text).digest() == stored for before in befores):
+                chain["first_wrong"] = 1
     instances = []
     for instance, chain in sorted(chains.items()):
+        del chain["first"]
         chain["head"] = chain["head"].hex()
         del chain["peaks"]
         instances.append({"instance": instance, **chain})

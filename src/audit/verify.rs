@@ -14,6 +14,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 
+use super::keeping::{self, Drops};
 use crate::{
     checkpoint::VerifierKey,
     secrets,
@@ -29,6 +30,7 @@ mod links;
 mod roots;
 mod stretch;
 
+pub(super) use self::stretch::count;
 use self::{
     checkpoints::Claims,
     keys::Keys,
@@ -81,7 +83,7 @@ pub struct Wrong {
 }
 
 impl Wrong {
-    fn new(seq: i64, fault: Fault, words: impl Into<String>) -> Self {
+    pub(super) fn new(seq: i64, fault: Fault, words: impl Into<String>) -> Self {
         Self {
             seq,
             until: None,
@@ -257,8 +259,11 @@ pub async fn verify(
     let (keys, mut claims) = read(&mut connection, given).await?;
     // After the files: what they speak of was committed before.
     let extents = audit_log::extents(&mut connection).await?;
-    let (mut checked, follows) = chains(options, &extents, jobs, &mut claims, &progress).await?;
-    links::links(&mut connection, &mut checked, &follows).await?;
+    let drops = keeping::known(&mut connection).await?;
+    let (mut checked, follows) =
+        chains(options, &extents, &drops, jobs, &mut claims, &progress).await?;
+    links::links(&mut connection, &mut checked, &follows, &drops).await?;
+    drops.judge(&mut checked, &extents);
     connection.close().await.map_err(StoreError::from)?;
     for (instance, wrong) in &keys.wrong {
         if let Some(one) = checked.get_mut(instance) {
@@ -295,6 +300,7 @@ async fn read(connection: &mut PgConnection, given: &Given) -> Result<(Keys, Cla
 async fn chains(
     options: &PgConnectOptions,
     extents: &[Extent],
+    drops: &Drops,
     jobs: usize,
     claims: &mut Claims,
     progress: &(impl Fn(u64) + Sync),
@@ -305,18 +311,24 @@ async fn chains(
     {
         let claims = &*claims;
         let work = extents.iter().flat_map(|extent| {
-            // The first stretch begins at 1, so that what is missing before the first entry is seen.
-            let stretches = (extent.last - 1) / STRETCH + 1;
-            (0..stretches).map(move |number| {
-                let from = number * STRETCH + 1;
-                (extent, from, (from + STRETCH - 1).min(extent.last))
+            let (first, before) = keeping::begins(drops, extent);
+            let stretches = ((first - 1) / STRETCH)..=((extent.last - 1) / STRETCH);
+            stretches.map(move |number| {
+                let from = (number * STRETCH + 1).max(first);
+                let before = (from == first).then_some(before);
+                (
+                    extent,
+                    from,
+                    ((number + 1) * STRETCH).min(extent.last),
+                    before,
+                )
             })
         });
         let mut results = stream::iter(work)
-            .map(|(extent, from, to)| async move {
+            .map(|(extent, from, to, before)| async move {
                 let sizes = claims.sizes(&extent.instance_id, from, to);
                 let mut connection = PgConnection::connect_with(options).await?;
-                let stretch = stretch(&mut connection, extent, (from, to), &sizes).await?;
+                let stretch = stretch(&mut connection, extent, (from, to), before, &sizes).await?;
                 connection.close().await?;
                 progress(stretch.entries);
                 Ok::<_, StoreError>((extent, to, stretch))

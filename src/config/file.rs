@@ -22,6 +22,8 @@ pub(super) struct Config {
     pub checkpoints: Checkpoints,
     #[serde(default)]
     pub answers: ClassRules,
+    #[serde(default)]
+    pub records: Records,
     pub apis: BTreeMap<String, Spanned<Api>>,
     pub agents: BTreeMap<String, Spanned<Agent>>,
     pub operators: BTreeMap<String, Spanned<Operator>>,
@@ -47,6 +49,13 @@ pub(super) enum Database {
         url: Spanned<String>,
         owner_url: Option<Spanned<String>>,
     },
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Records {
+    /// Left out: for ever.
+    pub keep_for_days: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]

@@ -25,6 +25,7 @@ mod etcd;
 mod http;
 mod idempotency;
 mod identity;
+mod keeping;
 mod kill_switch;
 mod layers;
 mod load;

@@ -44,11 +44,13 @@ struct Suspect {
     before: chain::Hash,
 }
 
-/// Reads and checks one stretch. `sizes` are those at which somebody knows a root, in order.
+/// Reads and checks one stretch. `before` is the hash before its first entry, where that is not the hash of a row
+/// that still stands. `sizes` are those at which somebody knows a root, in order.
 pub(super) async fn stretch(
     connection: &mut PgConnection,
     extent: &Extent,
     (from, to): (i64, i64),
+    before: Option<chain::Hash>,
     sizes: &[u64],
 ) -> Result<Stretch, StoreError> {
     let mut found = Stretch {
@@ -56,7 +58,7 @@ pub(super) async fn stretch(
         ..Stretch::default()
     };
     let mut sizes = sizes.iter().copied().peekable();
-    let mut previous: Option<chain::Hash> = (from == 1).then_some(chain::START);
+    let mut previous = before;
     let mut expected = from;
     let mut last_time = None;
     let mut buffer = Vec::with_capacity(1_024);
@@ -120,7 +122,7 @@ fn hash_of(stored: &Stored) -> Option<chain::Hash> {
     stored.hash.as_deref()?.try_into().ok()
 }
 
-fn count(entries: i64) -> String {
+pub(in crate::audit) fn count(entries: i64) -> String {
     match entries {
         1 => "one entry is".to_owned(),
         more => format!("{more} entries are"),
