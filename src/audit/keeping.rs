@@ -16,7 +16,7 @@ use std::{
 use chrono::{Datelike as _, Months, NaiveDate};
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Timestamp, secrets, store::StoreError};
+use crate::{checkpoint::Frontier, clock::Timestamp, secrets, store::StoreError};
 
 mod check;
 mod dropped;
@@ -24,7 +24,7 @@ mod dropping;
 mod export;
 
 pub use check::check;
-pub(super) use dropped::{Drops, begins, known};
+pub(super) use dropped::{Beginning, Drops, Gone, key_changes, known};
 pub use dropping::{Dropped, Operator, drop_month};
 pub use export::{contents, export};
 
@@ -117,6 +117,23 @@ pub struct Part {
     pub before: String,
     /// The hash of the last.
     pub hash: String,
+    /// The RFC 6962 tree over its entries before the first, as the roots of its complete subtrees, the largest first: what the tree
+    /// over the others goes on from.
+    pub tree_before: Vec<String>,
+    /// The same at the last: from here on the tree goes on without this month.
+    pub tree: Vec<String>,
+}
+
+/// An entry that names the key which signs checkpoints. Without it nobody could follow the keys from the first one on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyTold {
+    /// The instance.
+    pub instance: String,
+    /// Its number.
+    pub seq: i64,
+    /// Its detail, as it stands there: keys, and the note by which one hands over to the other.
+    pub detail: serde_json::Value,
 }
 
 /// What an export holds. Equal for the same entries, and different where one byte of one entry differs.
@@ -129,6 +146,8 @@ pub struct Contents {
     pub entries: u64,
     /// The ends of each instance's entries, by instance.
     pub instances: Vec<Part>,
+    /// Its entries of kind `signing_key_changed`, by instance and number.
+    pub signing_keys: Vec<KeyTold>,
     /// Digests of the contracts and policies whose texts are in it.
     pub versions: Vec<String>,
     /// Those that the entries name and `audit.versions` does not have.
@@ -208,6 +227,17 @@ impl KeepingError {
             "more than {INSTANCES} starts and commands recorded in this month; this version cannot export it"
         ))
     }
+}
+
+/// A tree as it is told.
+fn shown(tree: &Frontier) -> Vec<String> {
+    tree.peaks().iter().map(|peak| secrets::hex(peak)).collect()
+}
+
+/// The tree over the entries up to `last` that is told so; none where it can be none.
+fn tree_of(last: i64, peaks: &[String]) -> Option<Frontier> {
+    let peaks: Option<Vec<_>> = peaks.iter().map(|peak| from_hex(peak)).collect();
+    Frontier::from_peaks(u64::try_from(last).ok()?, peaks?)
 }
 
 fn from_hex(text: &str) -> Option<crate::entry::chain::Hash> {

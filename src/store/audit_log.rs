@@ -210,20 +210,6 @@ pub async fn signing_keys(connection: &mut PgConnection) -> Result<Vec<KeyChange
     Ok(found)
 }
 
-/// The detail of the last one.
-///
-/// # Errors
-/// When the database is away.
-pub async fn last_signing_key(connection: &mut PgConnection) -> Result<Option<String>, StoreError> {
-    let found = sqlx::query_scalar!(
-        "SELECT detail::text FROM audit.entries
-         WHERE kind = 'signing_key_changed' ORDER BY instance_id DESC, seq DESC LIMIT 1"
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(found.flatten())
-}
-
 /// The rows recorded from `from` on and before `to`, by instance and number, as they are read.
 pub fn rows_between(
     connection: &mut PgConnection,

@@ -1,6 +1,7 @@
 //! Partitions: where a month's entries begin and end, what still needs them, what is recorded of months that were dropped, and
 //! dropping one. The last part works as the owner only; the gateway's role has no right to any of it.
 
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::{StoreError, audit_log::Extent};
@@ -61,23 +62,42 @@ pub async fn extents_between(
     Ok(found)
 }
 
-/// The hash of one entry, if it stands.
+/// The lowest number below `seq` that an entry of an instance has.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn hash_at(
+pub async fn first_before(
     connection: &mut PgConnection,
     instance: &str,
     seq: i64,
-) -> Result<Option<Vec<u8>>, StoreError> {
+) -> Result<Option<i64>, StoreError> {
     let found = sqlx::query_scalar!(
-        "SELECT hash FROM audit.entries WHERE instance_id = $1 AND seq = $2 ORDER BY recorded_at LIMIT 1",
+        "SELECT min(seq) FROM audit.entries WHERE instance_id = $1 AND seq < $2",
         instance,
         seq
     )
-    .fetch_optional(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(found.flatten())
+    Ok(found)
+}
+
+/// Numbers and hashes of the entries of one instance from `first` on and before `end`, in order, as they are read.
+pub fn hashes<'c>(
+    connection: &'c mut PgConnection,
+    instance: &'c str,
+    first: i64,
+    end: i64,
+) -> BoxStream<'c, Result<(i64, Option<Vec<u8>>), StoreError>> {
+    sqlx::query!(
+        "SELECT seq, hash FROM audit.entries WHERE instance_id = $1 AND seq >= $2 AND seq < $3 ORDER BY seq, recorded_at",
+        instance,
+        first,
+        end
+    )
+    .fetch(connection)
+    .map_ok(|row| (row.seq, row.hash))
+    .map_err(StoreError::from)
+    .boxed()
 }
 
 /// A contract or policies, as they stand in `audit.versions`.

@@ -31,11 +31,11 @@ fn setup() -> Setup {
         .config("every_seconds: 60", "every_seconds: 1")
 }
 
-fn key_file(database: &str) -> PathBuf {
+pub fn key_file(database: &str) -> PathBuf {
     home(database).join("secrets/signing.key")
 }
 
-fn checkpoints(database: &str) -> PathBuf {
+pub fn checkpoints(database: &str) -> PathBuf {
     home(database).join("checkpoints")
 }
 
@@ -106,7 +106,7 @@ async fn owner(database: &str) -> PgConnection {
     owner
 }
 
-async fn check(database: &str, files: &[&Path], keys: &[VerifierKey]) -> Report {
+pub async fn check(database: &str, files: &[&Path], keys: &[VerifierKey]) -> Report {
     let given = Given {
         checkpoints: files.iter().map(|path| path.to_path_buf()).collect(),
         keys: keys.to_vec(),
@@ -116,13 +116,13 @@ async fn check(database: &str, files: &[&Path], keys: &[VerifierKey]) -> Report 
         .unwrap()
 }
 
-fn of<'r>(report: &'r Report, instance: &str) -> &'r Checked {
+pub fn of<'r>(report: &'r Report, instance: &str) -> &'r Checked {
     let found = report.instances.iter().find(|one| one.instance == instance);
     found.unwrap_or_else(|| panic!("{report:#?}"))
 }
 
 /// Writes notes into a file of the test's own.
-fn file(database: &str, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+pub fn file(database: &str, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
     let path = home(database).join(name);
     std::fs::write(&path, text).unwrap();
     path
@@ -166,7 +166,7 @@ fn other(database: &str, files: &[&Path], keys: &[VerifierKey]) -> Value {
 }
 
 /// Both programs on the same: whether the same checkpoints fit, and the same do not.
-fn agrees(database: &str, report: &Report, files: &[&Path], keys: &[VerifierKey]) {
+pub fn agrees(database: &str, report: &Report, files: &[&Path], keys: &[VerifierKey]) {
     let theirs = other(database, files, keys);
     assert_eq!(
         json!([
@@ -177,7 +177,8 @@ fn agrees(database: &str, report: &Report, files: &[&Path], keys: &[VerifierKey]
                 .refused
                 .iter()
                 .map(|one| one.line)
-                .collect::<BTreeSet<_>>()
+                .collect::<BTreeSet<_>>(),
+            report.checkpoints.dropped,
         ]),
         theirs["checkpoints"],
         "{report:#?}"

@@ -16,6 +16,7 @@ use toolgate::{
         keeping::{self, Dropped, KeepingError, Month, Operator},
         verify::{self, Checked, Fault, Given},
     },
+    checkpoint::Frontier,
     clock,
     demo::desk,
     entry::{Entry, Kind, Outcome, chain},
@@ -30,56 +31,62 @@ use crate::{
 };
 
 /// The month that lies `ago` months back.
-fn month(ago: u32) -> Month {
+pub fn month(ago: u32) -> Month {
     let day = clock::now().date_naive() - Months::new(ago);
     format!("{:04}-{:02}", day.year(), day.month())
         .parse()
         .unwrap()
 }
 
-fn table(month: Month) -> String {
+pub fn table(month: Month) -> String {
     format!("audit.entries_{}", month.to_string().replace('-', "_"))
 }
 
 /// What an earlier gateway recorded: two starts and a command, in the months 9, 8 and 7 ago. The first start lives in the first of
 /// them only, the second in all. Gives the instances.
-struct Old {
-    database: String,
-    first: String,
-    second: String,
+pub struct Old {
+    pub database: String,
+    pub first: String,
+    pub second: String,
 }
 
-struct Writing {
-    instance: InstanceId,
-    seq: i64,
-    head: chain::Hash,
+pub struct Writing {
+    pub instance: InstanceId,
+    pub seq: i64,
+    pub head: chain::Hash,
+    /// The tree over each so many of its entries.
+    pub trees: Vec<Frontier>,
 }
 
 impl Writing {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             instance: InstanceId::generate(),
             seq: 0,
             head: chain::START,
+            trees: Vec::new(),
         }
     }
 
-    async fn write(&mut self, owner: &mut PgConnection, in_month: Month, entries: Vec<Entry>) {
+    pub async fn write(&mut self, owner: &mut PgConnection, in_month: Month, entries: Vec<Entry>) {
         for entry in entries {
             self.seq += 1;
             let at = in_month.begins() + TimeDelta::seconds(60 * self.seq);
             let row = entry.row(self.instance.as_str(), self.seq, at);
             self.head = chain::hash(&self.head, &row);
             audit::insert(owner, &[row], &[self.head]).await.unwrap();
+            let mut tree = self.trees.last().cloned().unwrap_or_default();
+            tree.push(&self.head);
+            self.trees.push(tree);
         }
     }
 
-    fn end(&self) -> Value {
+    pub fn end(&self) -> Value {
         json!({"instance": self.instance, "seq": self.seq, "hash": secrets::hex(&self.head)})
     }
 }
 
-fn started(follows: &[Value]) -> Entry {
+pub fn started(follows: &[Value]) -> Entry {
     Entry {
         detail: Some(json!({ "follows": follows })),
         ..Entry::new(Kind::GatewayStarted)
@@ -87,7 +94,7 @@ fn started(follows: &[Value]) -> Entry {
 }
 
 /// A call that was denied, and one that was parked and ended.
-fn calls() -> Vec<Entry> {
+pub fn calls() -> Vec<Entry> {
     let refused = Entry {
         call_id: Some(CallId::generate()),
         opens_call: true,
@@ -106,11 +113,8 @@ fn calls() -> Vec<Entry> {
     vec![refused, ended]
 }
 
-async fn old() -> Old {
-    let database = new_database().await;
-    let mut owner = PgConnection::connect_with(&options("toolgate_owner", &database))
-        .await
-        .unwrap();
+/// Partitions of the months 9, 8 and 7 ago.
+pub async fn months(owner: &mut PgConnection) {
     for ago in [9, 8, 7] {
         let month = month(ago);
         owner
@@ -123,6 +127,14 @@ async fn old() -> Old {
             .await
             .unwrap();
     }
+}
+
+async fn old() -> Old {
+    let database = new_database().await;
+    let mut owner = PgConnection::connect_with(&options("toolgate_owner", &database))
+        .await
+        .unwrap();
+    months(&mut owner).await;
     let (mut first, mut second) = (Writing::new(), Writing::new());
     first.write(&mut owner, month(9), vec![started(&[])]).await;
     first.write(&mut owner, month(9), calls()).await;
@@ -148,12 +160,12 @@ async fn old() -> Old {
 
 impl Old {
     /// A gateway that serves on it.
-    async fn serve(&self) -> World {
+    pub async fn serve(&self) -> World {
         let desk = desk::start("desk-token".to_owned()).await.unwrap();
         World::start(Setup::shipped(), self.database.clone(), Arc::new(desk)).await
     }
 
-    async fn owner(&self) -> PgConnection {
+    pub async fn owner(&self) -> PgConnection {
         PgConnection::connect_with(&options("superuser", &self.database))
             .await
             .unwrap()
@@ -190,7 +202,7 @@ impl Old {
         }
     }
 
-    async fn export(&self, month: Month, to: &Path) -> keeping::Manifest {
+    pub async fn export(&self, month: Month, to: &Path) -> keeping::Manifest {
         let mut auditor = PgConnection::connect_with(&options("toolgate_auditor", &self.database))
             .await
             .unwrap();
@@ -213,7 +225,7 @@ impl Old {
         keeping::drop_month(&role, month, export, 90, by, |_| {}, |_| {}).await
     }
 
-    async fn drop_month(&self, month: Month, export: &Path) -> Result<Dropped, KeepingError> {
+    pub async fn drop_month(&self, month: Month, export: &Path) -> Result<Dropped, KeepingError> {
         self.drop_as("toolgate_owner", month, export).await
     }
 
@@ -225,7 +237,7 @@ impl Old {
             .unwrap()
     }
 
-    async fn records(&self) -> i64 {
+    pub async fn records(&self) -> i64 {
         sqlx::query_scalar("SELECT count(*) FROM audit.entries WHERE kind = 'partition_dropped'")
             .fetch_one(&mut self.owner().await)
             .await
@@ -236,7 +248,7 @@ impl Old {
 /// What somebody does to an export's lines.
 type Change = (&'static str, fn(&str) -> String);
 
-struct Scratch(PathBuf);
+pub struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -245,13 +257,13 @@ impl Drop for Scratch {
 }
 
 impl Scratch {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let path = std::env::temp_dir().join(format!("toolgate-keeping-{}", CallId::generate()));
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -677,7 +689,7 @@ async fn a_month_that_went_without_a_true_record_is_missing() {
 
     let truth = json!({
         "month": month(9), "partition": "entries", "entries": 6, "instances": manifest.contents.instances,
-        "earlier": [], "by": {"os_user": null, "os_uid": 0, "database_role": "toolgate_owner"},
+        "earlier": [], "signing_keys": [], "by": {"os_user": null, "os_uid": 0, "database_role": "toolgate_owner"},
         "export": {"file_sha256": "", "file_bytes": 0, "contents_sha256": ""},
     });
     let told = |detail: &Value| Entry {

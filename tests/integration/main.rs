@@ -26,6 +26,7 @@ mod http;
 mod idempotency;
 mod identity;
 mod keeping;
+mod keeping_roots;
 mod kill_switch;
 mod layers;
 mod load;

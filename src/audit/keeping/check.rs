@@ -13,20 +13,24 @@ use flate2::read::GzDecoder;
 use serde::Deserialize;
 
 use super::{
-    Contents, FORMAT, INSTANCES, KeepingError, Manifest, Month, Part,
+    Contents, FORMAT, INSTANCES, KeepingError, KeyTold, Manifest, Month, Part,
     export::{Digesting, first_line},
-    from_hex, manifest_path,
+    from_hex, manifest_path, shown, tree_of,
 };
 use crate::{
+    checkpoint::Frontier,
     clock::Timestamp,
-    entry::chain::{self, Hash},
+    entry::{
+        Kind,
+        chain::{self, Hash},
+    },
     json, secrets,
 };
 
 /// The longest line that is read, in bytes: several times what the largest body and answer can bring.
 const LINE: u64 = 256 << 20;
 /// The largest manifest, in bytes: what its instances at their most take.
-const MANIFEST: u64 = 64 << 20;
+const MANIFEST: u64 = 256 << 20;
 
 /// Checks the export in `path` and gives its manifest. `progress` hears of each thousand entries.
 ///
@@ -39,7 +43,7 @@ pub fn check(path: &Path, progress: impl Fn(u64)) -> Result<Manifest, KeepingErr
         1 << 20,
         GzDecoder::new(BufReader::with_capacity(1 << 20, Digesting::new(file))),
     );
-    let found = read(&mut lines, manifest.contents.month, &progress);
+    let found = read(&mut lines, &manifest.contents, &progress);
     // Also what stands behind the compressed lines is part of the file.
     let mut file = lines.into_inner().into_inner();
     let drained = std::io::copy(&mut file, &mut std::io::sink());
@@ -92,6 +96,7 @@ struct Told<'a> {
     instance_id: Cow<'a, str>,
     seq: i64,
     recorded_at: Timestamp,
+    kind: Cow<'a, str>,
     contract_digest: Option<String>,
     policy_digest: Option<String>,
 }
@@ -112,11 +117,15 @@ struct Text {
 }
 
 /// What was read so far.
-struct Reading {
+struct Reading<'a> {
     month: Month,
+    /// What the manifest tells of each instance. Of what lies before the month, an export itself holds only a hash.
+    told: &'a [Part],
     entries: u64,
     parts: Vec<Part>,
     head: Hash,
+    tree: Frontier,
+    signing_keys: Vec<KeyTold>,
     latest: Timestamp,
     named: BTreeSet<String>,
     versions: Vec<String>,
@@ -124,7 +133,7 @@ struct Reading {
 
 fn read(
     lines: &mut impl BufRead,
-    month: Month,
+    told: &Contents,
     progress: &impl Fn(u64),
 ) -> Result<Contents, KeepingError> {
     let mut lines = Lines {
@@ -133,6 +142,7 @@ fn read(
         line: Vec::new(),
         context: Digesting::new(std::io::sink()),
     };
+    let month = told.month;
     if lines.next()? != Some(first_line(month).as_bytes()) {
         return Err(KeepingError::Export(format!(
             "its first line does not say that it is an export of {month}"
@@ -140,9 +150,12 @@ fn read(
     }
     let mut reading = Reading {
         month,
+        told: &told.instances,
         entries: 0,
         parts: Vec::new(),
         head: chain::START,
+        tree: Frontier::default(),
+        signing_keys: Vec::new(),
         latest: month.begins(),
         named: BTreeSet::new(),
         versions: Vec::new(),
@@ -163,9 +176,11 @@ fn read(
             progress(1_000);
         }
     }
+    reading.end();
     let Reading {
         entries,
         parts,
+        signing_keys,
         named,
         versions,
         ..
@@ -178,13 +193,14 @@ fn read(
         month,
         entries,
         instances: parts,
+        signing_keys,
         versions,
         missing_versions,
         sha256: lines.context.hex(),
     })
 }
 
-impl Reading {
+impl Reading<'_> {
     fn entry(&mut self, line: &[u8]) -> Result<(), String> {
         if !self.versions.is_empty() {
             return Err("an entry stands behind the contracts and policies".to_owned());
@@ -224,14 +240,29 @@ impl Reading {
             ));
         }
         self.head = hash;
+        self.tree.push(&hash);
+        if told.kind == Kind::SigningKeyChanged.as_str() {
+            self.signing_keys.push(KeyTold {
+                instance: told.instance_id.clone().into_owned(),
+                seq: told.seq,
+                detail: detail(text)?,
+            });
+        }
         if let Some(part) = self.parts.last_mut() {
             part.last = told.seq;
-            part.hash = secrets::hex(&hash);
         }
         self.named.extend(told.contract_digest);
         self.named.extend(told.policy_digest);
         self.entries += 1;
         Ok(())
+    }
+
+    /// There are no more entries of the instance.
+    fn end(&mut self) {
+        if let Some(part) = self.parts.last_mut() {
+            part.hash = secrets::hex(&self.head);
+            part.tree = shown(&self.tree);
+        }
     }
 
     /// The first entry of an instance in this month.
@@ -249,6 +280,20 @@ impl Reading {
         if self.parts.len() >= INSTANCES {
             return Err(KeepingError::too_many().to_string());
         }
+        let known = self
+            .told
+            .binary_search_by(|part| part.instance.as_str().cmp(&told.instance_id))
+            .ok()
+            .and_then(|at| self.told.get(at));
+        let tree = known.and_then(|part| tree_of(told.seq - 1, &part.tree_before));
+        let tree = tree.ok_or_else(|| {
+            format!(
+                "the manifest tells no tree over the entries of {} before {}",
+                told.instance_id, told.seq
+            )
+        })?;
+        self.end();
+        self.tree = tree;
         self.head = before;
         self.latest = self.month.begins();
         self.parts.push(Part {
@@ -257,6 +302,8 @@ impl Reading {
             last: told.seq,
             before: secrets::hex(&before),
             hash: String::new(),
+            tree_before: shown(&self.tree),
+            tree: Vec::new(),
         });
         Ok(())
     }
@@ -280,6 +327,18 @@ impl Reading {
         self.versions.push(version.digest);
         Ok(())
     }
+}
+
+/// The detail of an entry.
+fn detail(text: &[u8]) -> Result<serde_json::Value, String> {
+    #[derive(Deserialize)]
+    struct Detail {
+        #[serde(default)]
+        detail: serde_json::Value,
+    }
+    let told: Detail = serde_json::from_slice(text)
+        .map_err(|error| format!("the entry cannot be understood: {error}"))?;
+    Ok(told.detail)
 }
 
 /// `{"entry":TEXT,"hash":"HEX"}`, and in the first of an instance `,"before":"HEX"` ahead of the hash.

@@ -220,10 +220,11 @@ async fn record(
 ) -> Result<(), KeepingError> {
     let contents = &manifest.contents;
     // What was told of by entries that now go themselves must be told again.
-    let earlier = dropped::known(connection)
-        .await?
-        .told_before(contents.month.ends());
-    if earlier.len() > INSTANCES {
+    let drops = dropped::known(connection).await?;
+    let until = contents.month.ends();
+    let earlier = drops.told_before(until);
+    let signing_keys = drops.keys_told(until, &contents.signing_keys);
+    if earlier.len() > INSTANCES || signing_keys.len() > INSTANCES {
         return Err(KeepingError::too_many());
     }
     let detail = Detail {
@@ -232,6 +233,7 @@ async fn record(
         entries: contents.entries,
         instances: contents.instances.clone(),
         earlier,
+        signing_keys,
         export: Export {
             file_sha256: manifest.file_sha256.clone(),
             file_bytes: manifest.file_bytes,

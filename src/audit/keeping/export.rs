@@ -14,14 +14,18 @@ use futures::TryStreamExt as _;
 use sqlx::PgConnection;
 
 use super::{
-    Contents, Drops, FORMAT, INSTANCES, KeepingError, Manifest, Month, Part, dropped, from_hex,
-    manifest_path,
+    Contents, Drops, FORMAT, INSTANCES, KeepingError, KeyTold, Manifest, Month, Part, dropped,
+    from_hex, manifest_path, shown, tree_of,
 };
 use crate::{
+    checkpoint::Frontier,
     clock,
-    entry::chain,
+    entry::{Kind, chain},
     json, secrets,
-    store::{audit_log, keeping},
+    store::{
+        audit_log::{self, Extent, Stored},
+        keeping,
+    },
 };
 
 /// Writes a month into the new file `to` and its manifest beside it; both are on disk when this returns. `progress` hears of
@@ -131,7 +135,7 @@ async fn read(
     let mut parts = parts(connection, month).await?;
     let mut out = Digesting::new(out);
     writeln!(out, "{}", first_line(month))?;
-    let mut named = BTreeSet::new();
+    let (mut named, mut signing_keys) = (BTreeSet::new(), Vec::new());
     let mut entries = 0;
     let mut buffer = Vec::with_capacity(4_096);
     let mut awaited = parts.iter_mut();
@@ -147,6 +151,9 @@ async fn read(
             .as_ref()
             .is_none_or(|chained| chained.part.instance != stored.instance_id)
         {
+            if let Some(chained) = current.take() {
+                chained.end();
+            }
             current = awaited.next().and_then(Chained::begin);
         }
         let chained = current
@@ -168,7 +175,8 @@ async fn read(
         writeln!(out, ",\"hash\":\"{}\"}}", secrets::hex(&hash))?;
         chained.head = hash;
         chained.next += 1;
-        chained.part.hash = secrets::hex(&hash);
+        chained.tree.push(&hash);
+        signing_keys.extend(key_told(&stored));
         for digest in [stored.contract_digest, stored.policy_digest] {
             if let Some(digest) = digest.filter(|digest| !named.contains(digest)) {
                 named.insert(digest);
@@ -178,6 +186,9 @@ async fn read(
         if u64::is_multiple_of(entries, 1_000) {
             progress(1_000);
         }
+    }
+    if let Some(chained) = current.take() {
+        chained.end();
     }
     drop(rows);
     let (mut versions, mut missing_versions) = (Vec::new(), Vec::new());
@@ -195,6 +206,7 @@ async fn read(
         month,
         entries,
         instances: parts,
+        signing_keys,
         versions,
         missing_versions,
         sha256: out.hex(),
@@ -206,20 +218,43 @@ struct Chained<'a> {
     part: &'a mut Part,
     next: i64,
     head: chain::Hash,
+    tree: Frontier,
 }
 
 impl<'a> Chained<'a> {
     fn begin(part: &'a mut Part) -> Option<Self> {
         let head = from_hex(&part.before)?;
+        let tree = tree_of(part.first - 1, &part.tree_before)?;
         Some(Self {
             next: part.first,
             part,
             head,
+            tree,
         })
+    }
+
+    /// There are no more of it.
+    fn end(self) {
+        self.part.hash = secrets::hex(&self.head);
+        self.part.tree = shown(&self.tree);
     }
 }
 
-/// The instances of a month, with the hashes before their first entries.
+/// What an entry that names a signing key tells; none of any other.
+fn key_told(stored: &Stored) -> Option<KeyTold> {
+    let names_one = stored.kind == Kind::SigningKeyChanged.as_str();
+    names_one.then(|| KeyTold {
+        instance: stored.instance_id.clone(),
+        seq: stored.seq,
+        detail: stored
+            .detail
+            .as_deref()
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default(),
+    })
+}
+
+/// The instances of a month, with the hashes before their first entries and the trees over all before them.
 async fn parts(connection: &mut PgConnection, month: Month) -> Result<Vec<Part>, KeepingError> {
     let extents = keeping::extents_between(connection, month.begins(), month.ends()).await?;
     if extents.len() > INSTANCES {
@@ -228,39 +263,60 @@ async fn parts(connection: &mut PgConnection, month: Month) -> Result<Vec<Part>,
     let mut drops: Option<Drops> = None;
     let mut parts = Vec::with_capacity(extents.len());
     for extent in extents {
-        let before = if extent.first == 1 {
-            Some(secrets::hex(&chain::START))
-        } else {
-            match keeping::hash_at(connection, &extent.instance_id, extent.first - 1).await? {
-                Some(hash) => Some(secrets::hex(&hash)),
-                // It stood in a month that was dropped.
-                None => {
-                    if drops.is_none() {
-                        drops = Some(dropped::known(connection).await?);
-                    }
-                    drops
-                        .as_ref()
-                        .and_then(|drops| drops.before(&extent.instance_id, extent.first))
-                        .map(|end| end.hash.clone())
-                }
-            }
-        };
-        let Some(before) = before else {
+        let Some((before, tree)) = ahead(connection, &extent, &mut drops).await? else {
             return Err(KeepingError::Broken {
                 instance: extent.instance_id,
                 seq: extent.first,
-                words: "the entry before it is missing".to_owned(),
+                words: "an entry before it is missing".to_owned(),
             });
         };
         parts.push(Part {
             instance: extent.instance_id,
             first: extent.first,
             last: extent.last,
-            before,
+            before: secrets::hex(&before),
             hash: String::new(),
+            tree_before: shown(&tree),
+            tree: Vec::new(),
         });
     }
     Ok(parts)
+}
+
+/// The hash before the first entry, and the tree over all before it: over those that still stand, behind those of which only the
+/// record of a drop is left. None where one is missing.
+async fn ahead(
+    connection: &mut PgConnection,
+    extent: &Extent,
+    drops: &mut Option<Drops>,
+) -> Result<Option<(chain::Hash, Frontier)>, KeepingError> {
+    let (instance, first) = (&extent.instance_id, extent.first);
+    let begin = keeping::first_before(connection, instance, first).await?;
+    let mut next = begin.unwrap_or(first);
+    let (mut head, mut tree) = (chain::START, Frontier::default());
+    if next != 1 {
+        if drops.is_none() {
+            *drops = Some(dropped::known(connection).await?);
+        }
+        let end = drops
+            .as_ref()
+            .and_then(|drops| drops.before(instance, next));
+        let Some(known) = end.and_then(|end| end.hash().zip(end.tree.clone())) else {
+            return Ok(None);
+        };
+        (head, tree) = known;
+    }
+    let mut rows = keeping::hashes(connection, instance, next, first);
+    while let Some((seq, hash)) = rows.try_next().await? {
+        let hash = hash.and_then(|hash| chain::Hash::try_from(hash).ok());
+        let Some(hash) = hash.filter(|_| seq == next) else {
+            return Ok(None);
+        };
+        tree.push(&hash);
+        head = hash;
+        next += 1;
+    }
+    Ok((next == first).then_some((head, tree)))
 }
 
 pub(super) fn first_line(month: Month) -> String {

@@ -194,6 +194,13 @@ fn tell_checkpoints(
         "\n{} checkpoints read: {} fit, {} do not.",
         checked.read, checked.fit, checked.wrong
     )?;
+    if checked.dropped > 0 {
+        writeln!(
+            out,
+            "{} more lie within months that were dropped: only the exports of those hold what they cover.",
+            checked.dropped
+        )?;
+    }
     for refused in checked.refused.iter().take(SHOWN) {
         writeln!(
             out,
