@@ -81,21 +81,29 @@ pub async fn first_before(
     Ok(found)
 }
 
+/// Number and hash of an entry.
+pub struct Hashed {
+    /// Its number.
+    pub seq: i64,
+    /// Its hash, if it has one.
+    pub hash: Option<Vec<u8>>,
+}
+
 /// Numbers and hashes of the entries of one instance from `first` on and before `end`, in order, as they are read.
 pub fn hashes<'c>(
     connection: &'c mut PgConnection,
     instance: &'c str,
     first: i64,
     end: i64,
-) -> BoxStream<'c, Result<(i64, Option<Vec<u8>>), StoreError>> {
-    sqlx::query!(
+) -> BoxStream<'c, Result<Hashed, StoreError>> {
+    sqlx::query_as!(
+        Hashed,
         "SELECT seq, hash FROM audit.entries WHERE instance_id = $1 AND seq >= $2 AND seq < $3 ORDER BY seq, recorded_at",
         instance,
         first,
         end
     )
     .fetch(connection)
-    .map_ok(|row| (row.seq, row.hash))
     .map_err(StoreError::from)
     .boxed()
 }

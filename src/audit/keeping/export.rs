@@ -307,9 +307,9 @@ async fn ahead(
         (head, tree) = known;
     }
     let mut rows = keeping::hashes(connection, instance, next, first);
-    while let Some((seq, hash)) = rows.try_next().await? {
-        let hash = hash.and_then(|hash| chain::Hash::try_from(hash).ok());
-        let Some(hash) = hash.filter(|_| seq == next) else {
+    while let Some(row) = rows.try_next().await? {
+        let hash = row.hash.and_then(|hash| chain::Hash::try_from(hash).ok());
+        let Some(hash) = hash.filter(|_| row.seq == next) else {
             return Ok(None);
         };
         tree.push(&hash);
