@@ -11,11 +11,12 @@ use std::{
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use sqlx::{PgConnection, postgres::PgConnectOptions};
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     checkpoint::{SigningKey, VerifierKey},
+    clock::Timestamp,
     entry::Entry,
     ids::InstanceId,
     redaction::Redactor,
@@ -23,6 +24,7 @@ use crate::{
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
 };
 
+pub mod keeping;
 mod late;
 mod link;
 mod open_calls;
@@ -360,4 +362,19 @@ async fn open_patiently(options: &PgConnectOptions) -> Result<sqlx::PgConnection
         }
     }
     store::open_writer(options).await
+}
+
+/// A connection on which entries of this moment can be recorded; none where they have no partition to go to.
+async fn open_for(
+    options: &PgConnectOptions,
+    at: Timestamp,
+) -> Result<Option<PgConnection>, StoreError> {
+    let mut connection = store::open_writer(options).await?;
+    let ready = store::audit::has_partition(&mut connection, at).await?;
+    if ready {
+        return Ok(Some(connection));
+    }
+    // The lock goes with it, before the next try wants it.
+    let _ = connection.close().await;
+    Ok(None)
 }

@@ -24,6 +24,7 @@ mod file;
 mod interpolate;
 mod people;
 mod read;
+mod records;
 mod secrets;
 mod tiers;
 
@@ -31,6 +32,7 @@ pub use checkpoints::Checkpoints;
 pub use destinations::{Channel, Destination, EVENTS, Email, Encryption, Endpoint};
 pub use interpolate::Variables;
 pub use read::{read_directory, read_file};
+pub use records::Records;
 pub use tiers::{Escalation, Tier};
 
 /// Everything that `serve` needs to know before it opens contracts and policies.
@@ -56,6 +58,8 @@ pub struct Config {
     pub checkpoints: Checkpoints,
     /// What agents get of sensitive values in answers.
     pub answers: ClassRules,
+    /// How long what happened is kept.
+    pub records: Records,
     /// The APIs behind the gateway, by the first segment of their path.
     pub apis: BTreeMap<Arc<str>, Api>,
     /// The agents that may call.
@@ -251,6 +255,7 @@ impl Resolver<'_> {
         let database = self.database(&written.database);
         let checkpoints = self.checkpoints(&written.checkpoints, database.as_ref());
         let recorded = self.recorded(&written.limits);
+        let records = self.records(&written.records);
         Config {
             agents_address: written.listeners.agents,
             operators_address: written.listeners.operators,
@@ -275,6 +280,7 @@ impl Resolver<'_> {
             },
             checkpoints,
             answers: written.answers,
+            records,
             apis,
             agents,
             operators,

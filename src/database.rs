@@ -68,6 +68,36 @@ pub fn beside(database: &Database) -> anyhow::Result<PgConnectOptions> {
     }
 }
 
+/// How the role that owns the tables connects, for what no serving gateway may do.
+///
+/// # Errors
+/// When the config does not say, or the database is built in and no gateway has ever run there.
+pub fn owner(database: &Database) -> anyhow::Result<PgConnectOptions> {
+    match database {
+        Database::BuiltIn { home } => {
+            let path = secrets_of(home).join("owner.password");
+            let password = std::fs::read_to_string(&path).with_context(|| {
+                format!(
+                    "cannot read {}: give this command as the user who runs the gateway",
+                    path.display()
+                )
+            })?;
+            Ok(beside(database)?
+                .username("toolgate_owner")
+                .password(password.trim()))
+        }
+        Database::External {
+            owner_url: Some(url),
+            ..
+        } => parse(url, "database.external.owner_url"),
+        Database::External {
+            owner_url: None, ..
+        } => anyhow::bail!(
+            "this takes the role that owns the tables: give database.external.owner_url"
+        ),
+    }
+}
+
 fn parse(url: &Secret, what: &str) -> anyhow::Result<PgConnectOptions> {
     // The error of the parser may quote the URL, password and all.
     url.expose()

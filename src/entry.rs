@@ -137,6 +137,8 @@ pub enum Kind {
     DestinationDisabled,
     /// It is sent to again.
     DestinationEnabled,
+    /// A month's entries are about to be dropped, after an export that verifies.
+    PartitionDropped,
 }
 
 impl Kind {
@@ -191,6 +193,7 @@ impl Kind {
             Self::DeliveryRedelivered => "delivery_redelivered",
             Self::DestinationDisabled => "destination_disabled",
             Self::DestinationEnabled => "destination_enabled",
+            Self::PartitionDropped => "partition_dropped",
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod deliveries;
 pub mod entries;
 pub mod history;
 pub mod instances;
+pub mod keeping;
 pub mod keys;
 pub mod kill_switches;
 pub mod outbox;
@@ -42,7 +43,11 @@ impl From<sqlx::Error> for StoreError {
                 let code = database.code().unwrap_or_default();
                 // SQLSTATE classes: 22 data exception, 23 integrity violation, 42 syntax or access rule, 28 login,
                 // 2F/P0 raised by our own functions. Everything else is about the server's state.
-                if ["22", "23", "42", "2F", "P0"]
+                // A time for which no partition was made. That is no fault of the row, and can be mended: unlike every other check
+                // it has no name.
+                if code == "23514" && database.constraint().is_none() {
+                    Self::Unavailable(text)
+                } else if ["22", "23", "42", "2F", "P0"]
                     .iter()
                     .any(|class| code.starts_with(class))
                 {

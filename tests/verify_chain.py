@@ -6,8 +6,10 @@
 Prints one JSON object for each instance: its entries, its last hash, and the number of the first entry that does not fit (or
 null). With --checkpoint FILE (a file of C2SP checkpoints; may be given again), --key VKEY (may be given again; without it the
 first key that the records name is believed) it holds the RFC 6962 tree over the hashes against them; with --json it prints one
-object: the instances, and of the checkpoints how many were read, how many fit, and the lines of those that do not. The hash of an entry is SHA-256 over the 32 bytes of the hash before it (zeros before the first) and the RFC 8785 JSON of
-its columns that are not null, without the hash itself; times have six digits and end in Z.
+object: the instances, and of the checkpoints how many were read, how many fit, the lines of those that do not, and how many
+lie within what was dropped. The hash of an entry is SHA-256 over the 32 bytes of the hash before it (zeros before the first) and the RFC 8785 JSON of its columns that are not
+null, without the hash itself; times have six digits and end in Z. A chain may begin behind number 1 where an entry of kind
+partition_dropped, in a chain that fits itself, names the number and the hash of the one before, and the tree up to it.
 """
 import argparse
 import base64
@@ -213,6 +215,14 @@ def root(peaks):
     return whole
 
 
+def tree(size, peaks):
+    """Complete subtrees over so many entries, with their sizes; none where there can be no such."""
+    sizes = [1 << bit for bit in reversed(range(size.bit_length())) if size >> bit & 1]
+    if len(sizes) != len(peaks) or not all(re.fullmatch("[0-9a-f]{64}", peak) for peak in peaks):
+        return None
+    return [(size, bytes.fromhex(peak)) for size, peak in zip(sizes, peaks)]
+
+
 def grow(peaks, entry):
     size, peak = 1, hashlib.sha256(b"\0" + entry).digest()
     while peaks and peaks[-1][0] == size:
@@ -221,8 +231,8 @@ def grow(peaks, entry):
     peaks.append((size, peak))
 
 
-def fits(note, timeline, trusted, roots):
-    """Whether a checkpoint is this installation's and says what the entries say."""
+def fits(note, timeline, trusted, roots, gone):
+    """Whether a checkpoint is this installation's and says what the entries say; none where those entries were dropped."""
     try:
         text, signers = signed(note, trusted | {vkey for _, _, vkey in timeline})
         origin, size, coded, end = text.split("\n")
@@ -230,16 +240,27 @@ def fits(note, timeline, trusted, roots):
         signers = [vkey for vkey in signers if vkey in trusted and key(vkey)[0] == name]
         at = (instance, int(size))
         in_force = [vkey for *since, vkey in timeline if tuple(since) <= at]
-        return (
+        counts = (
             not end
+            and at[1] > 0
             and str(at[1]) == size
+            and len(unpacked(coded)) == 32
             and bool(signers)
             and (not in_force or in_force[-1] in signers)
-            and at in roots
-            and roots[at] == unpacked(coded)
         )
+        if counts and at not in roots and at[1] <= gone.get(instance, 0):
+            return None
+        return counts and at in roots and roots[at] == unpacked(coded)
     except ValueError:
         return False
+
+
+def ends(detail):
+    """The last numbers, hashes and trees of what an entry of kind partition_dropped says is gone."""
+    for end in detail["instances"] + detail["earlier"]:
+        peaks = tree(end["last"], end["tree"])
+        if re.fullmatch("[0-9a-f]{64}", end["hash"]) and peaks is not None:
+            yield end["instance"], end["last"], bytes.fromhex(end["hash"]), peaks
 
 
 def main():
@@ -248,44 +269,87 @@ def main():
     parser.add_argument("--key", action="append", default=[])
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    chains, roots, changes = {}, {}, []
+    chains, roots, gone, changes, dropped = {}, {}, {}, {}, []
     for line in sys.stdin:
         row = {name: value for name, value in json.loads(line).items() if value is not None}
         stored = bytes.fromhex(row.pop("hash")[2:])
         for name in TIMES & row.keys():
             row[name] = time(row[name])
-        instance = row["instance_id"]
-        chain = chains.setdefault(
-            instance, {"entries": 0, "head": bytes(32), "last": 0, "first_wrong": None, "peaks": []}
-        )
-        expected = hashlib.sha256(chain["head"] + canonical(row).encode()).digest()
-        if (row["seq"] != chain["last"] + 1 or expected != stored) and chain["first_wrong"] is None:
-            chain["first_wrong"] = min(row["seq"], chain["last"] + 1)
+        text = canonical(row).encode()
+        chain = chains.get(row["instance_id"])
+        if chain is None:
+            # What stands before it is known when everything was read.
+            chain = {"entries": 0, "first": (row["seq"], text, stored), "first_wrong": None, "leaves": []}
+            chains[row["instance_id"]] = chain
+        else:
+            expected = hashlib.sha256(chain["head"] + text).digest()
+            if (row["seq"] != chain["last"] + 1 or expected != stored) and chain["first_wrong"] is None:
+                chain["first_wrong"] = min(row["seq"], chain["last"] + 1)
+        if given.checkpoint:
+            chain["leaves"].append((row["seq"], stored))
+        if row["kind"] == "signing_key_changed":
+            changes[row["instance_id"], row["seq"]] = row["detail"]
+        if row["kind"] == "partition_dropped":
+            for told in row["detail"]["signing_keys"]:
+                changes.setdefault((told["instance"], told["seq"]), told["detail"])
+            dropped += [(row["instance_id"], row["seq"], end) for end in ends(row["detail"])]
         chain["entries"] += 1
         chain["head"], chain["last"] = stored, row["seq"]
-        grow(chain["peaks"], stored)
-        if given.checkpoint and row["seq"] == chain["entries"]:
-            roots[instance, row["seq"]] = root(chain["peaks"])
-        if row["kind"] == "signing_key_changed":
-            changes.append((instance, row["seq"], row["detail"]))
+    def is_true(by, at):
+        return chains[by]["first"][0] == 1 and (chains[by]["first_wrong"] is None or chains[by]["first_wrong"] > at)
+
+    # A chain that begins at 1 leans on no other, and the entries that tell of drops stand in such chains.
+    for whole in (True, False):
+        for instance, chain in chains.items():
+            seq, text, stored = chain["first"]
+            if (seq == 1) != whole:
+                continue
+            befores = [(bytes(32), [], True)] if seq == 1 else [
+                (hash, peaks, is_true(by, at)) for by, at, (of, last, hash, peaks) in dropped
+                if of == instance and last == seq - 1
+            ]
+            if not any(true and hashlib.sha256(hash + text).digest() == stored for hash, _, true in befores):
+                chain["first_wrong"] = 1
+            elif seq > 1:
+                gone[instance] = seq - 1
+            if not befores:
+                continue
+            # The tree goes on from there, up to the first entry that is missing.
+            peaks, next = list(befores[-1][1]), seq
+            for at, leaf in chain["leaves"]:
+                if at != next:
+                    break
+                grow(peaks, leaf)
+                roots[instance, at] = root(peaks)
+                next += 1
+    for by, at, (instance, last, _, peaks) in dropped:
+        if is_true(by, at):
+            if instance not in chains:
+                gone[instance] = max(last, gone.get(instance, 0))
+            if last <= gone.get(instance, 0):
+                roots[instance, last] = root(peaks)
     instances = []
     for instance, chain in sorted(chains.items()):
+        del chain["first"]
         chain["head"] = chain["head"].hex()
-        del chain["peaks"]
+        del chain["leaves"]
         instances.append({"instance": instance, **chain})
     if not given.json:
         for one in instances:
             print(json.dumps(one))
         return
-    timeline, trusted = follow(changes, given.key)
-    read, wrong = 0, []
+    timeline, trusted = follow([(*at, detail) for at, detail in sorted(changes.items())], given.key)
+    read, fit, wrong, lost = 0, 0, [], 0
     for path in given.checkpoint:
         with open(path, "rb") as file:
             for line, note in notes(file.read()):
                 read += 1
-                if not fits(note, timeline, trusted, roots):
+                said = fits(note, timeline, trusted, roots, gone)
+                fit += said is True
+                lost += said is None
+                if said is False:
                     wrong.append(line)
-    print(json.dumps({"instances": instances, "checkpoints": [read, read - len(wrong), sorted(set(wrong))]}))
+    print(json.dumps({"instances": instances, "checkpoints": [read, fit, sorted(set(wrong)), lost]}))
 
 
 main()

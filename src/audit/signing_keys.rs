@@ -4,20 +4,22 @@
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::{Change, Recorder};
+use super::{Change, Recorder, keeping};
 use crate::{
     checkpoint::{Handover, VerifierKey},
     entry::{Entry, Kind},
     signing::{Held, Step},
-    store::{self, StoreError},
+    store::StoreError,
 };
 
 /// The key that the records name last.
 pub(super) async fn recorded(
     connection: &mut PgConnection,
 ) -> Result<Option<VerifierKey>, StoreError> {
-    let detail = store::audit_log::last_signing_key(connection).await?;
-    Ok(detail.and_then(|text| told(&text).and_then(|told| told.new)))
+    let last = keeping::key_changes(connection).await?.pop();
+    Ok(last
+        .and_then(|change| told(&change.detail?))
+        .and_then(|told| told.new))
 }
 
 /// What an entry of kind `signing_key_changed` says, as it stands there.

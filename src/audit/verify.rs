@@ -14,6 +14,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 
+use super::keeping::{self, Beginning, Drops};
 use crate::{
     checkpoint::VerifierKey,
     secrets,
@@ -29,11 +30,12 @@ mod links;
 mod roots;
 mod stretch;
 
+pub(super) use self::stretch::count;
 use self::{
     checkpoints::Claims,
     keys::Keys,
     roots::Roots,
-    stretch::{Stretch, stretch},
+    stretch::{Before, Piece, Stretch, stretch},
 };
 
 /// Two to this power entries are one stretch, so that each whole one is a subtree of the Merkle tree.
@@ -81,7 +83,7 @@ pub struct Wrong {
 }
 
 impl Wrong {
-    fn new(seq: i64, fault: Fault, words: impl Into<String>) -> Self {
+    pub(super) fn new(seq: i64, fault: Fault, words: impl Into<String>) -> Self {
         Self {
             seq,
             until: None,
@@ -187,6 +189,8 @@ pub struct CheckpointsChecked {
     pub fit: u64,
     /// How many do not.
     pub wrong: u64,
+    /// How many cover only what was dropped since, so that no entry tells whether they fit.
+    pub dropped: u64,
     /// The first of those.
     pub refused: Vec<Refused>,
 }
@@ -257,15 +261,21 @@ pub async fn verify(
     let (keys, mut claims) = read(&mut connection, given).await?;
     // After the files: what they speak of was committed before.
     let extents = audit_log::extents(&mut connection).await?;
-    let (mut checked, follows) = chains(options, &extents, jobs, &mut claims, &progress).await?;
-    links::links(&mut connection, &mut checked, &follows).await?;
+    let drops = keeping::known(&mut connection).await?;
+    let (mut checked, follows) =
+        chains(options, &extents, &drops, jobs, &mut claims, &progress).await?;
+    links::links(&mut connection, &mut checked, &follows, &drops).await?;
+    drops.judge(&mut checked, &extents);
+    let gone = drops.gone(&checked, &extents);
     connection.close().await.map_err(StoreError::from)?;
     for (instance, wrong) in &keys.wrong {
-        if let Some(one) = checked.get_mut(instance) {
-            one.accuse(wrong.clone());
-        }
+        // Also where nothing is left of its instance: a key that nothing proves does not become right with its entry's end.
+        let one = checked
+            .entry(instance.clone())
+            .or_insert_with(|| Checked::new(instance, 0));
+        one.accuse(wrong.clone());
     }
-    let checkpoints = claims.settle(&mut checked);
+    let checkpoints = claims.settle(&mut checked, &gone);
     let instances: Vec<Checked> = checked.into_values().collect();
     Ok(Report {
         right: checkpoints.wrong == 0 && instances.iter().all(|one| one.wrong.is_none()),
@@ -277,12 +287,12 @@ pub async fn verify(
 
 /// Keys and checkpoints. A key that was changed meanwhile makes both be read again, so that no new checkpoint meets old keys.
 async fn read(connection: &mut PgConnection, given: &Given) -> Result<(Keys, Claims), VerifyError> {
-    let mut changes = audit_log::signing_keys(connection).await?;
+    let mut changes = keeping::key_changes(connection).await?;
     let mut left = ATTEMPTS;
     loop {
         let keys = Keys::follow(&changes, &given.keys);
         let claims = Claims::read(&given.checkpoints, &keys)?;
-        let again = audit_log::signing_keys(connection).await?;
+        let again = keeping::key_changes(connection).await?;
         left -= 1;
         if again == changes || left == 0 {
             return Ok((keys, claims));
@@ -295,6 +305,7 @@ async fn read(connection: &mut PgConnection, given: &Given) -> Result<(Keys, Cla
 async fn chains(
     options: &PgConnectOptions,
     extents: &[Extent],
+    drops: &Drops,
     jobs: usize,
     claims: &mut Claims,
     progress: &(impl Fn(u64) + Sync),
@@ -304,37 +315,49 @@ async fn chains(
     let mut found: Vec<(String, u64, Option<crate::checkpoint::Hash>)> = Vec::new();
     {
         let claims = &*claims;
-        let work = extents.iter().flat_map(|extent| {
-            // The first stretch begins at 1, so that what is missing before the first entry is seen.
-            let stretches = (extent.last - 1) / STRETCH + 1;
-            (0..stretches).map(move |number| {
-                let from = number * STRETCH + 1;
-                (extent, from, (from + STRETCH - 1).min(extent.last))
-            })
-        });
+        let work = extents.iter().flat_map(|extent| pieces(extent, drops));
         let mut results = stream::iter(work)
-            .map(|(extent, from, to)| async move {
-                let sizes = claims.sizes(&extent.instance_id, from, to);
+            .map(|piece| async move {
+                let sizes = claims.sizes(&piece.extent.instance_id, piece.from, piece.to);
                 let mut connection = PgConnection::connect_with(options).await?;
-                let stretch = stretch(&mut connection, extent, (from, to), &sizes).await?;
+                let stretch = stretch(&mut connection, &piece, &sizes).await?;
                 connection.close().await?;
                 progress(stretch.entries);
-                Ok::<_, StoreError>((extent, to, stretch))
+                Ok::<_, StoreError>((piece, stretch))
             })
             .buffered(jobs.max(1));
         let mut roots = Roots::default();
-        while let Some((extent, to, stretch)) = results.try_next().await? {
-            roots.take(&extent.instance_id, &stretch, &mut found);
+        while let Some((piece, stretch)) = results.try_next().await? {
+            roots.take(&piece, &stretch, &mut found);
+            let extent = piece.extent;
             let one = checked
                 .entry(extent.instance_id.clone())
                 .or_insert_with(|| Checked::new(&extent.instance_id, extent.last));
-            follows.extend(one.take(stretch, to == extent.last));
+            follows.extend(one.take(stretch, piece.to == extent.last));
         }
     }
     for (instance, size, root) in found {
         claims.found(&instance, size, root);
     }
     Ok((checked, follows))
+}
+
+/// The stretches of an instance, each but the first from one multiple of [`STRETCH`] to the next.
+fn pieces<'e>(extent: &'e Extent, drops: &Drops) -> impl Iterator<Item = Piece<'e>> {
+    let Beginning {
+        first,
+        before: hash,
+        tree,
+    } = Beginning::of(extent, drops);
+    let (left, tree) = tree.map(|tree| tree.split(LEVEL)).unzip();
+    let mut before = Some(Before { hash, left, tree });
+    let numbers = (first - 1) / STRETCH..=(extent.last - 1) / STRETCH;
+    numbers.map(move |number| Piece {
+        extent,
+        from: (number * STRETCH + 1).max(first),
+        to: ((number + 1) * STRETCH).min(extent.last),
+        before: before.take(),
+    })
 }
 
 impl Checked {

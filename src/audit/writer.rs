@@ -69,8 +69,8 @@ pub(super) struct Writer {
     tried_at: Timestamp,
     /// The hashes that the entries of that try bear.
     tried: Vec<Hash>,
-    /// The time of the last entry. Times only ever rise, whatever the clock does: what is noted as settled lies before
-    /// everything that follows.
+    /// The time of the last entry that stands. Times only ever rise, whatever the clock does; a clock that jumped ahead and came
+    /// back leaves no trace unless something was recorded meanwhile.
     latest: Timestamp,
     /// Calls whose opening entry stands although their caller was told that it does not. Their refusal, which is on its way,
     /// must not open them a second time.
@@ -255,7 +255,7 @@ impl Writer {
         if self.connection.is_none() {
             return Err(StoreError::Unavailable("not connected".to_owned()));
         }
-        let at = risen(&mut self.latest);
+        let at = risen(self.latest);
         self.tried_at = at;
         let pending = &self.pending;
         let entries = pending.iter().take(count).map(|queued| &queued.entry);
@@ -300,6 +300,7 @@ impl Writer {
     /// The first `count` pending entries stand: wake their waiters.
     fn committed(&mut self, count: usize, at: Timestamp) {
         let hashes = std::mem::take(&mut self.tried);
+        self.latest = at;
         self.chain.advance(hashes.get(..count).unwrap_or(&hashes));
         let mut follow_up = Vec::new();
         let stand: Vec<Queued> = self.pending.drain(..count).collect();
@@ -322,6 +323,7 @@ impl Writer {
 
     /// A transaction of its own stands.
     fn asked_stands(&mut self, asked: &Asked) {
+        self.latest = asked.at;
         self.chain.advance(&asked.hashes);
         self.open.track_all(&asked.entries, asked.at);
         self.grown();
@@ -374,7 +376,7 @@ impl Writer {
         let Some(connection) = self.connection.as_mut() else {
             return Acted::Undone;
         };
-        let (chain, redactor, latest) = (&self.chain, &self.redactor, &mut self.latest);
+        let (chain, redactor, latest) = (&self.chain, &self.redactor, self.latest);
         // What COMMIT was asked for: from then on it may have happened without our learning of it.
         let mut asked = None;
         let all = async {
@@ -415,8 +417,8 @@ impl Writer {
     }
 
     async fn note_settled(&mut self) {
-        let now = risen(&mut self.latest);
-        let until = self.open.oldest().unwrap_or(now);
+        // No later than the last entry: what follows may bear its time, and never an earlier one.
+        let until = self.open.oldest().unwrap_or(self.latest);
         let Some(connection) = self.connection.as_mut() else {
             return;
         };
@@ -440,7 +442,6 @@ async fn until(moment: Option<tokio::time::Instant>) {
 }
 
 /// A time for the next entries: now, or the last one's where the clock was set back.
-fn risen(latest: &mut Timestamp) -> Timestamp {
-    *latest = clock::now().max(*latest);
-    *latest
+fn risen(latest: Timestamp) -> Timestamp {
+    clock::now().max(latest)
 }

@@ -20,6 +20,28 @@ impl Frontier {
         self.size
     }
 
+    /// The tree over this many entries whose complete subtrees have these roots, the largest first; none where so many entries have
+    /// another number of complete subtrees.
+    pub fn from_peaks(size: u64, peaks: Vec<Hash>) -> Option<Self> {
+        (u32::try_from(peaks.len()) == Ok(size.count_ones())).then_some(Self { size, peaks })
+    }
+
+    /// The roots of the complete subtrees, the largest first: all that it takes to go on.
+    pub fn peaks(&self) -> &[Hash] {
+        &self.peaks
+    }
+
+    /// The tree over the last whole multiple of 2^`level` entries, and the one over the entries behind them.
+    pub fn split(mut self, level: u32) -> (Self, Self) {
+        let size = self.size >> level << level;
+        let at = usize::try_from(size.count_ones()).unwrap_or(usize::MAX);
+        let behind = Self {
+            size: self.size - size,
+            peaks: self.peaks.split_off(at.min(self.peaks.len())),
+        };
+        (Self { size, ..self }, behind)
+    }
+
     /// One more entry, with this hash.
     pub fn push(&mut self, entry: &Hash) {
         self.push_subtree(leaf(entry), 0);

@@ -4,10 +4,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::{database::AUDITOR_URL, postgres};
 
+mod drop;
+mod export;
 mod hash;
 mod history;
 mod rotate_key;
@@ -27,6 +30,10 @@ pub(super) enum Audit {
     Halt(history::HistoryArgs),
     /// Check that no entry was changed, removed, added or put into another order.
     Verify(verify::VerifyArgs),
+    /// Write a month's entries into a file that can be checked without a database.
+    Export(export::ExportArgs),
+    /// Drop a month whose export verifies, as the owner of the tables.
+    Drop(drop::DropArgs),
     /// Print the keyed digest of a value, by which it is found in the records.
     Hash(hash::HashArgs),
     /// Replace the key that signs checkpoints by a new one to which the old one signs over.
@@ -93,7 +100,18 @@ pub(super) async fn run(command: Audit) -> anyhow::Result<ExitCode> {
         Audit::Approval(args) => history::run(Thing::Approval, args).await,
         Audit::Halt(args) => history::run(Thing::Halt, args).await,
         Audit::Verify(args) => verify::run(args).await,
+        Audit::Export(args) => export::run(args).await,
+        Audit::Drop(args) => drop::run(args).await,
         Audit::Hash(args) => hash::run(args),
         Audit::RotateKey(args) => rotate_key::run(args),
     }
+}
+
+/// Counts entries; draws itself on a terminal and nowhere else.
+fn counting(what: &str) -> anyhow::Result<ProgressBar> {
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template(&format!(
+        "{{spinner}} {{prefix}} {{pos}} {what}"
+    ))?);
+    Ok(bar)
 }

@@ -64,8 +64,8 @@ impl Resolver<'_> {
         Checkpoints {
             installation,
             key_file,
-            every_entries: written.every_entries.max(1),
-            every: Duration::from_secs(written.every_seconds.max(1)),
+            every_entries: written.every_entries.get(),
+            every: Duration::from_secs(written.every_seconds.get()),
             sinks,
         }
     }

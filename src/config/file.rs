@@ -1,6 +1,6 @@
 //! `toolgate.yaml` as it is written: names with units, defaults stated here, unknown fields refused.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU64, path::PathBuf};
 
 use serde::Deserialize;
 
@@ -23,6 +23,8 @@ pub(super) struct Config {
     pub checkpoints: Checkpoints,
     #[serde(default)]
     pub answers: ClassRules,
+    #[serde(default)]
+    pub records: Records,
     pub apis: BTreeMap<String, Spanned<Api>>,
     pub agents: BTreeMap<String, Spanned<Agent>>,
     pub operators: BTreeMap<String, Spanned<Operator>>,
@@ -51,6 +53,13 @@ pub(super) enum Database {
         url: Spanned<String>,
         owner_url: Option<Spanned<String>>,
     },
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Records {
+    /// Left out: for ever.
+    pub keep_for_days: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -92,8 +101,8 @@ impl Default for Limits {
 pub(super) struct Checkpoints {
     pub installation: Option<Spanned<String>>,
     pub key_file: Option<Spanned<String>>,
-    pub every_entries: u64,
-    pub every_seconds: u64,
+    pub every_entries: NonZeroU64,
+    pub every_seconds: NonZeroU64,
     pub sinks: BTreeMap<String, Spanned<Sink>>,
 }
 
@@ -102,8 +111,8 @@ impl Default for Checkpoints {
         Self {
             installation: None,
             key_file: None,
-            every_entries: 1_000,
-            every_seconds: 60,
+            every_entries: NonZeroU64::MIN.saturating_add(999),
+            every_seconds: NonZeroU64::MIN.saturating_add(59),
             sinks: BTreeMap::new(),
         }
     }

@@ -309,3 +309,70 @@ fn a_chain_of_escalations_adds_up_its_times() {
         .collect();
     assert_eq!(steps, [("b".to_owned(), 10), ("c".to_owned(), 30)]);
 }
+
+const SINKS: &str = "\
+checkpoints:
+  installation: example.com/here
+  sinks:
+    disk: { file: { path: /tmp/x/checkpoints } }
+    hook:
+      webhook:
+        url: https://example.com/hook?token=${env:TOKEN}
+        credential: { header: { name: Authorization, value: \"Bearer ${env:TOKEN}\" } }
+    vault: { s3: { region: eu-central-1, bucket: kept, access_key_id: id, secret_access_key: '${env:TOKEN}' } }
+";
+
+#[test]
+fn sinks_are_read_and_their_credentials_never_show() {
+    let file = SourceFile::new("/etc/toolgate/toolgate.yaml", format!("{GOOD}{SINKS}"));
+    let (config, found) = load(&file, &variables());
+    assert!(found.is_empty(), "{found:?}");
+    let checkpoints = config.unwrap().checkpoints;
+    assert_eq!(checkpoints.sinks.len(), 3);
+    assert_eq!(checkpoints.every_entries, 1_000);
+    assert_eq!(checkpoints.every, Duration::from_secs(60));
+    assert_eq!(
+        checkpoints.key_file,
+        Path::new("/tmp/x/secrets/signing.key")
+    );
+    let shown = format!("{checkpoints:?}");
+    assert!(shown.contains("s3.eu-central-1.amazonaws.com"), "{shown}");
+    assert!(!shown.contains("t0ken"), "a credential shows in Debug");
+}
+
+#[test]
+fn what_is_wrong_with_checkpoints_is_told_at_its_place() {
+    for (from, to, line, says) in [
+        (
+            "example.com/here",
+            "'a b'",
+            17,
+            "cannot name an installation",
+        ),
+        ("disk:", "Disk:", 19, "cannot be a sink's name"),
+        ("https://example.com", "ftp://example.com", 22, "http"),
+        ("bucket: kept", "bucket: 'a/b'", 24, "cannot be a bucket"),
+        (
+            "'${env:TOKEN}'",
+            "clear",
+            24,
+            "stands in the config file itself",
+        ),
+        (
+            "header: { name: Authorization, value",
+            "query: { name: key, value",
+            23,
+            "no query credential",
+        ),
+        ("  sinks:", "  every_entries: 0\n  sinks:", 18, "zero"),
+    ] {
+        assert!(SINKS.contains(from));
+        let text = format!("{GOOD}{}", SINKS.replacen(from, to, 1));
+        let found = findings(&text);
+        assert_eq!(found.len(), 1, "{to}: {found:#?}");
+        assert!(
+            found[0].contains(&format!("toolgate.yaml:{line}:")) && found[0].contains(says),
+            "{to}: {found:#?}"
+        );
+    }
+}

@@ -30,9 +30,30 @@ pub fn hash_with(previous: &Hash, row: &Row<'_>, buffer: &mut Vec<u8>) -> Hash {
     buffer.clear();
     buffer.extend_from_slice(previous);
     canonical(row, buffer);
+    copied(&digest::digest(&digest::SHA256, buffer))
+}
+
+/// The hash of the entry whose RFC 8785 text is `text`, which follows the one with hash `previous`.
+pub fn hash_of_text(previous: &Hash, text: &[u8]) -> Hash {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(previous);
+    context.update(text);
+    copied(&context.finish())
+}
+
+/// The hash of a row, and its RFC 8785 text at the end of `buffer`.
+pub fn hash_and_text<'b>(
+    previous: &Hash,
+    row: &Row<'_>,
+    buffer: &'b mut Vec<u8>,
+) -> (Hash, &'b [u8]) {
+    let hash = hash_with(previous, row, buffer);
+    (hash, buffer.get(previous.len()..).unwrap_or_default())
+}
+
+fn copied(digest: &digest::Digest) -> Hash {
     let mut hash = START;
-    let whole = digest::digest(&digest::SHA256, buffer);
-    for (to, from) in hash.iter_mut().zip(whole.as_ref()) {
+    for (to, from) in hash.iter_mut().zip(digest.as_ref()) {
         *to = *from;
     }
     hash

@@ -258,6 +258,32 @@ pub async fn ensure_partitions(connection: &mut PgConnection) -> Result<(), Stor
     Ok(())
 }
 
+/// Whether an entry of this moment has a partition to go to; makes what is missing first, as far as the database's own clock
+/// says that it is needed.
+///
+/// # Errors
+/// When the database is away.
+pub async fn has_partition(
+    connection: &mut PgConnection,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    if let Err(error) = ensure_partitions(connection).await {
+        tracing::error!(%error, "the partitions of the months to come cannot be made");
+    }
+    let name = format!("entries_{}", at.format("%Y_%m"));
+    let found = sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM pg_class AS part
+               JOIN pg_inherits AS inherits ON inherits.inhrelid = part.oid
+               WHERE inherits.inhparent = 'audit.entries'::regclass AND NOT inherits.inhdetachpending
+                 AND part.relname = $1::text) AS "found!""#,
+        name
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(found)
+}
+
 /// Keeps the text of a contract or of the policies under its digest, once.
 ///
 /// # Errors

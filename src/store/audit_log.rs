@@ -46,7 +46,8 @@ pub async fn extents(connection: &mut PgConnection) -> Result<Vec<Extent>, Store
 
 /// One row with its hash, as it stands in the table; JSON columns as PostgreSQL writes them.
 pub struct Stored {
-    instance_id: String,
+    /// Its instance.
+    pub instance_id: String,
     /// Its number.
     pub seq: i64,
     /// Its time.
@@ -64,8 +65,10 @@ pub struct Stored {
     api: Option<String>,
     tool: Option<String>,
     consequence: Option<String>,
-    contract_digest: Option<String>,
-    policy_digest: Option<String>,
+    /// The contract that was applied.
+    pub contract_digest: Option<String>,
+    /// The policies that decided.
+    pub policy_digest: Option<String>,
     arguments: Option<String>,
     arguments_digest: Option<String>,
     decision: Option<String>,
@@ -146,6 +149,23 @@ fn canonical(text: &Option<String>) -> Option<Cow<'_, str>> {
     })
 }
 
+/// The columns of [`Stored`], and which rows.
+macro_rules! stored {
+    ($which:tt, $($value:expr),+) => {
+        sqlx::query_as!(
+            Stored,
+            r#"SELECT instance_id, seq, recorded_at, kind::text AS "kind!", opens_call, call_id, run_id, approval_id,
+                  kill_switch_id, agent, operator, surface, api, tool, consequence, contract_digest, policy_digest,
+                  arguments::text AS arguments, arguments_digest, decision::text AS decision, reasons, policies,
+                  received_at, decided_at, forwarded_at, finished_at, status, executed, outcome::text AS outcome, words,
+                  detail::text AS detail, answer::text AS answer, answer_digest, before::text AS before,
+                  changed::text AS changed, value_tokens, hash
+               FROM audit.entries WHERE "# + $which,
+            $($value),+
+        )
+    };
+}
+
 /// The rows of one instance with numbers from `first` to `last`, in order, as they are read.
 pub fn rows<'c>(
     connection: &'c mut PgConnection,
@@ -153,17 +173,8 @@ pub fn rows<'c>(
     first: i64,
     last: i64,
 ) -> BoxStream<'c, Result<Stored, StoreError>> {
-    sqlx::query_as!(
-        Stored,
-        r#"SELECT instance_id, seq, recorded_at, kind::text AS "kind!", opens_call, call_id, run_id, approval_id,
-                  kill_switch_id, agent, operator, surface, api, tool, consequence, contract_digest, policy_digest,
-                  arguments::text AS arguments, arguments_digest, decision::text AS decision, reasons, policies,
-                  received_at, decided_at, forwarded_at, finished_at, status, executed, outcome::text AS outcome, words,
-                  detail::text AS detail, answer::text AS answer, answer_digest, before::text AS before,
-                  changed::text AS changed, value_tokens, hash
-           FROM audit.entries
-           WHERE instance_id = $1 AND seq BETWEEN $2 AND $3
-           ORDER BY seq, recorded_at"#,
+    stored!(
+        "instance_id = $1 AND seq BETWEEN $2 AND $3 ORDER BY seq, recorded_at",
         instance,
         first,
         last
@@ -199,16 +210,18 @@ pub async fn signing_keys(connection: &mut PgConnection) -> Result<Vec<KeyChange
     Ok(found)
 }
 
-/// The detail of the last one.
-///
-/// # Errors
-/// When the database is away.
-pub async fn last_signing_key(connection: &mut PgConnection) -> Result<Option<String>, StoreError> {
-    let found = sqlx::query_scalar!(
-        "SELECT detail::text FROM audit.entries
-         WHERE kind = 'signing_key_changed' ORDER BY instance_id DESC, seq DESC LIMIT 1"
+/// The rows recorded from `from` on and before `to`, by instance and number, as they are read.
+pub fn rows_between(
+    connection: &mut PgConnection,
+    from: Timestamp,
+    to: Timestamp,
+) -> BoxStream<'_, Result<Stored, StoreError>> {
+    stored!(
+        "recorded_at >= $1 AND recorded_at < $2 ORDER BY instance_id, seq, recorded_at",
+        from,
+        to
     )
-    .fetch_optional(connection)
-    .await?;
-    Ok(found.flatten())
+    .fetch(connection)
+    .map_err(StoreError::from)
+    .boxed()
 }

@@ -31,6 +31,8 @@ mod etcd;
 mod http;
 mod idempotency;
 mod identity;
+mod keeping;
+mod keeping_roots;
 mod kill_switch;
 mod layers;
 mod load;

@@ -69,7 +69,7 @@ async fn check(database: &str) -> Vec<Checked> {
 }
 
 /// What the other program says, by instance: entries, head, first wrong entry.
-fn other(database: &str) -> Vec<Value> {
+pub fn other(database: &str) -> Vec<Value> {
     let printed = Command::new("psql")
         .args([
             "-AtX",

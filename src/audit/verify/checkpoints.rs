@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf};
 
 use super::{Checked, CheckpointsChecked, Fault, Problem, Refused, VerifyError, Wrong, keys::Keys};
 use crate::{
+    audit::keeping::Gone,
     checkpoint::{self, Checkpoint, Hash, Note, VerifierKey},
     ids::InstanceId,
 };
@@ -120,13 +121,23 @@ impl Claims {
         }
     }
 
-    /// Holds what was found against what is claimed, and names what it shows of the entries.
-    pub fn settle(mut self, checked: &mut BTreeMap<String, Checked>) -> CheckpointsChecked {
+    /// Holds what was found against what is claimed, and names what it shows of the entries. `gone` is what was dropped.
+    pub fn settle(
+        mut self,
+        checked: &mut BTreeMap<String, Checked>,
+        gone: &BTreeMap<String, Gone>,
+    ) -> CheckpointsChecked {
+        for (instance, gone) in gone {
+            for (size, root) in &gone.roots {
+                self.found(instance, *size, Some(*root));
+            }
+        }
         for (instance, claims) in std::mem::take(&mut self.by_instance) {
-            let is_known = checked.get(&instance).is_some_and(|one| one.entries > 0);
-            let one = checked
-                .entry(instance.clone())
-                .or_insert_with(|| Checked::new(&instance, 0));
+            let gone = gone.get(&instance).map_or(0, |gone| gone.last);
+            let one = checked.get(&instance).filter(|one| one.entries > 0);
+            // The number of the last entry that is known.
+            let last = one.map_or(gone, |one| one.last);
+            let mut vouched = None;
             // How far checkpoints fit, before the first that does not.
             let (mut fit, mut accused) = (0, false);
             for claim in &claims {
@@ -135,19 +146,30 @@ impl Claims {
                     self.file(claim.file),
                     claim.line
                 );
-                let Some((problem, wrong)) = judge(one, is_known, claim, fit, &at) else {
+                if claim.fits.is_none() && i64::try_from(claim.size).is_ok_and(|size| size <= gone)
+                {
+                    self.result.dropped += 1;
+                    continue;
+                }
+                let Some((problem, wrong)) = judge(last, gone, claim, fit, &at) else {
                     self.result.fit += 1;
                     fit = claim.size;
-                    one.checkpointed = Some(fit);
+                    vouched = Some(fit);
                     continue;
                 };
                 let log = Some((instance.clone(), claim.size));
                 self.refuse(claim.file, claim.line, (problem, wrong.words.clone(), log));
                 // The ones behind it say the same again.
                 if !accused {
+                    let one = checked
+                        .entry(instance.clone())
+                        .or_insert_with(|| Checked::new(&instance, 0));
                     one.accuse(wrong);
                     accused = true;
                 }
+            }
+            if let Some(one) = checked.get_mut(&instance) {
+                one.checkpointed = vouched;
             }
         }
         self.result
@@ -159,27 +181,22 @@ impl Claims {
     }
 }
 
-/// What a checkpoint shows of its instance; none where it fits. `fit` is the size of the last one before it that does.
-fn judge(
-    one: &Checked,
-    is_known: bool,
-    claim: &Claim,
-    fit: u64,
-    at: &str,
-) -> Option<(Problem, Wrong)> {
+/// What a checkpoint shows of its instance; none where it fits. `last` is the number of its last entry, 0 where nothing is known of
+/// it, and `gone` that of the last which was dropped; `fit` is the size of the last checkpoint before it that fits.
+fn judge(last: i64, gone: i64, claim: &Claim, fit: u64, at: &str) -> Option<(Problem, Wrong)> {
     let size = i64::try_from(claim.size).unwrap_or(i64::MAX);
-    if !is_known {
+    if last == 0 {
         let words = format!("all {size} of its entries are gone; {at} knows of them");
         return Some((
             Problem::UnknownInstance,
             Wrong::new(1, Fault::Unlinked, words),
         ));
     }
-    if size > one.last {
+    if size > last {
         let words = format!("cut off here; {at} knows {size} entries");
         return Some((
             Problem::BeyondEnd,
-            Wrong::new(one.last + 1, Fault::TailCut, words),
+            Wrong::new(last + 1, Fault::TailCut, words),
         ));
     }
     if claim.fits == Some(true) {
@@ -189,6 +206,11 @@ fn judge(
     let mut words = format!("one of the entries {from} to {size} is not the one that {at} covers");
     if fit > 0 {
         words.push_str(&format!(", and the one that covers {fit} fits"));
+    }
+    if from <= gone {
+        words.push_str(&format!(
+            ", or the tree over the {gone} that were dropped is not the one that their record tells"
+        ));
     }
     let mut wrong = Wrong::new(from, Fault::Rewritten, words);
     wrong.until = Some(size);

@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 
 use super::{Checked, Fault, Wrong};
 use crate::{
+    audit::keeping::Drops,
     ids::InstanceId,
     secrets,
     store::{
@@ -52,8 +53,18 @@ pub(super) async fn links(
     connection: &mut PgConnection,
     checked: &mut BTreeMap<String, Checked>,
     follows: &[Followed],
+    drops: &Drops,
 ) -> Result<(), StoreError> {
+    ends(checked, follows);
     for known in follows {
+        // An end whose row may be gone, because nothing or only what came later is left of its instance.
+        let may_be_gone = checked
+            .get(&known.instance)
+            .is_none_or(|one| one.last > known.seq);
+        let hash = known.hash.as_deref();
+        if may_be_gone && drops.ended(checked, &known.instance, known.seq, hash) {
+            continue;
+        }
         let Some(one) = checked.get_mut(&known.instance) else {
             let words = format!(
                 "all {} of its entries are gone; {} knows of them",
@@ -86,7 +97,6 @@ pub(super) async fn links(
             one.accuse(Wrong::new(seq, fault, words));
         }
     }
-    ends(checked, follows);
     Ok(())
 }
 

@@ -44,19 +44,40 @@ struct Suspect {
     before: chain::Hash,
 }
 
+/// Which entries a stretch is.
+pub(super) struct Piece<'e> {
+    pub extent: &'e Extent,
+    /// The number of its first entry.
+    pub from: i64,
+    /// The number of its last.
+    pub to: i64,
+    /// What lies before the first one of an instance. The others go on from the row before them.
+    pub before: Option<Before>,
+}
+
+/// What lies before the first entry that is left of an instance.
+pub(super) struct Before {
+    pub hash: chain::Hash,
+    /// The tree up to where whole stretches end; none where nothing tells it.
+    pub left: Option<Frontier>,
+    /// The tree behind that.
+    pub tree: Option<Frontier>,
+}
+
 /// Reads and checks one stretch. `sizes` are those at which somebody knows a root, in order.
 pub(super) async fn stretch(
     connection: &mut PgConnection,
-    extent: &Extent,
-    (from, to): (i64, i64),
+    piece: &Piece<'_>,
     sizes: &[u64],
 ) -> Result<Stretch, StoreError> {
+    let (extent, from, to) = (piece.extent, piece.from, piece.to);
+    let before = piece.before.as_ref();
     let mut found = Stretch {
-        tree: Some(Frontier::default()),
+        tree: before.map_or_else(|| Some(Frontier::default()), |before| before.tree.clone()),
         ..Stretch::default()
     };
     let mut sizes = sizes.iter().copied().peekable();
-    let mut previous: Option<chain::Hash> = (from == 1).then_some(chain::START);
+    let mut previous = before.map(|before| before.hash);
     let mut expected = from;
     let mut last_time = None;
     let mut buffer = Vec::with_capacity(1_024);
@@ -120,7 +141,7 @@ fn hash_of(stored: &Stored) -> Option<chain::Hash> {
     stored.hash.as_deref()?.try_into().ok()
 }
 
-fn count(entries: i64) -> String {
+pub(in crate::audit) fn count(entries: i64) -> String {
     match entries {
         1 => "one entry is".to_owned(),
         more => format!("{more} entries are"),

@@ -34,6 +34,7 @@ impl Writer {
         store::calls::close_executing(&mut transaction).await?;
         transaction.commit().await?;
         self.chain.advance(&hashes);
+        self.latest = now;
         let publisher = Publisher::new(checkpoints, self.chain.instance());
         self.publisher = Some(publisher);
         self.grown();

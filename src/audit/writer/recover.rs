@@ -2,8 +2,8 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{COMMIT_TIMEOUT, Writer};
-use crate::store;
+use super::{COMMIT_TIMEOUT, Writer, risen};
+use crate::{audit::open_for, store};
 
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_LAST: Duration = Duration::from_secs(1);
@@ -19,12 +19,17 @@ impl Writer {
         );
         let mut pause = RECONNECT_FIRST;
         loop {
-            match tokio::time::timeout(COMMIT_TIMEOUT, store::open_writer(&self.options)).await {
-                Ok(Ok(connection)) => {
+            let at = risen(self.latest);
+            match tokio::time::timeout(COMMIT_TIMEOUT, open_for(&self.options, at)).await {
+                Ok(Ok(Some(connection))) => {
                     self.connection = Some(connection);
                     tracing::info!("the database is back");
                     return;
                 }
+                Ok(Ok(None)) => tracing::error!(
+                    month = %at.format("%Y-%m"),
+                    "audit.entries has no partition for this month and none could be made: hold this machine's clock against the database's, and let the tables' owner try SELECT audit.ensure_partitions(3)"
+                ),
                 Ok(Err(error)) => tracing::warn!(%error, "no connection to the database yet"),
                 Err(_elapsed) => {
                     tracing::warn!("no connection to the database yet: it does not answer")

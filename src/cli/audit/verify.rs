@@ -1,13 +1,20 @@
 //! `toolgate audit verify`. Exit codes: 0 nothing is wrong, 1 something is, or it could not be checked.
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Records;
+use super::{Records, counting};
 use crate::{
-    audit::verify::{self, Checked, CheckpointsChecked, Given, Report},
+    audit::{
+        keeping,
+        verify::{self, Checked, CheckpointsChecked, Given, Report},
+    },
     checkpoint::VerifierKey,
 };
 
@@ -25,6 +32,9 @@ pub(in crate::cli) struct VerifyArgs {
     /// first key that the records name is believed, which the database's owner could have put there.
     #[arg(long, value_name = "VKEY")]
     key: Vec<VerifierKey>,
+    /// Check this export of a month on its own, without a database.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["home", "url", "jobs", "checkpoint", "key"])]
+    export: Option<PathBuf>,
     /// How many connections read at the same time.
     #[arg(long, value_name = "NUMBER", default_value_t = 4)]
     jobs: usize,
@@ -34,13 +44,14 @@ pub(in crate::cli) struct VerifyArgs {
 }
 
 pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    let bar = counting("entries checked")?;
+    if let Some(export) = &args.export {
+        let checked = keeping::check(export, |entries| bar.inc(entries));
+        bar.finish_and_clear();
+        return told(export, checked, args.json);
+    }
     let options = args.records.options()?;
     let began = Instant::now();
-    // Draws itself on a terminal and nowhere else.
-    let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template(
-        "{spinner} {pos} entries checked",
-    )?);
     let given = Given {
         checkpoints: args.checkpoint,
         keys: args.key,
@@ -55,6 +66,33 @@ pub(super) async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         tell(&mut out, &report, &given, began)?;
     }
     Ok(if report.right {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn told(
+    export: &Path,
+    checked: Result<keeping::Manifest, keeping::KeepingError>,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        let wrong = checked.as_ref().err().map(ToString::to_string);
+        let whole = serde_json::json!({ "right": checked.is_ok(), "wrong": wrong, "manifest": checked.as_ref().ok() });
+        writeln!(out, "{whole}")?;
+    } else {
+        match &checked {
+            Ok(manifest) => writeln!(
+                out,
+                "right: {} entries of {}, SHA-256 {}",
+                manifest.contents.entries, manifest.contents.month, manifest.file_sha256
+            )?,
+            Err(error) => writeln!(out, "WRONG: {}: {error}", export.display())?,
+        }
+    }
+    Ok(if checked.is_ok() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -156,6 +194,13 @@ fn tell_checkpoints(
         "\n{} checkpoints read: {} fit, {} do not.",
         checked.read, checked.fit, checked.wrong
     )?;
+    if checked.dropped > 0 {
+        writeln!(
+            out,
+            "{} more lie within months that were dropped: only the exports of those hold what they cover.",
+            checked.dropped
+        )?;
+    }
     for refused in checked.refused.iter().take(SHOWN) {
         writeln!(
             out,
