@@ -67,8 +67,27 @@ CREATE TABLE toolgate.destinations (
     CHECK ((disabled_at IS NULL) = (disabled_because IS NULL))
 );
 
-GRANT SELECT, INSERT, UPDATE, DELETE ON toolgate.outbox, toolgate.deliveries TO toolgate_gateway;
-GRANT SELECT, INSERT, UPDATE ON toolgate.destinations TO toolgate_gateway;
+GRANT SELECT, INSERT, UPDATE ON toolgate.outbox, toolgate.deliveries, toolgate.destinations TO toolgate_gateway;
+
+-- The gateway's role deletes nothing by itself: this takes away up to 1,000 events that are older than so many days, with their
+-- deliveries. The newest event stays, so that the numbers go on from it, and so does what has begun to wait since.
+CREATE FUNCTION toolgate.clear_outbox(older_than_days integer) RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH cleared AS (
+        DELETE FROM toolgate.outbox WHERE seq IN (
+            SELECT o.seq FROM toolgate.outbox AS o
+            WHERE o.occurred_at < now() - make_interval(days => greatest(older_than_days, 1))
+              AND o.seq < (SELECT max(seq) FROM toolgate.outbox)
+              AND NOT EXISTS (SELECT FROM toolgate.deliveries AS d
+                              WHERE d.seq = o.seq AND d.state = 'pending'
+                                AND d.queued_at >= now() - make_interval(days => greatest(older_than_days, 1)))
+            ORDER BY o.seq LIMIT 1000)
+        RETURNING 1
+    )
+    SELECT count(*) FROM cleared
+$$;
+REVOKE ALL ON FUNCTION toolgate.clear_outbox(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION toolgate.clear_outbox(integer) TO toolgate_gateway;
 
 CREATE FUNCTION toolgate.rfc3339(at timestamptz) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS

@@ -152,18 +152,11 @@ pub async fn events_after(
 /// # Errors
 /// When the database is away.
 pub async fn prune(connection: &mut PgConnection, days: i32) -> Result<u64, StoreError> {
-    let done = sqlx::query!(
-        "DELETE FROM toolgate.outbox WHERE seq IN (
-             SELECT o.seq FROM toolgate.outbox AS o
-             WHERE o.occurred_at < now() - make_interval(days => $1)
-               AND o.seq < (SELECT max(seq) FROM toolgate.outbox)
-               AND NOT EXISTS (SELECT FROM toolgate.deliveries AS d
-                               WHERE d.seq = o.seq AND d.state = 'pending'
-                                 AND d.queued_at >= now() - make_interval(days => $1))
-             ORDER BY o.seq LIMIT 1000)",
+    let cleared = sqlx::query_scalar!(
+        r#"SELECT toolgate.clear_outbox($1) AS "cleared!""#,
         days
     )
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(done.rows_affected())
+    Ok(u64::try_from(cleared).unwrap_or(0))
 }

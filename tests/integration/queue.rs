@@ -199,7 +199,8 @@ async fn a_queue_of_a_hundred_thousand_is_read_a_page_at_a_time() {
         .unwrap();
     assert_eq!(waiting, 100);
     let read = rows_read(&mut transaction).await - before;
-    assert!(read <= 100, "{read}");
+    // The statistics count what an index finds in the index and in the table.
+    assert!(read <= 2 * (100 + 1), "{read}");
     transaction.rollback().await.unwrap();
 }
 

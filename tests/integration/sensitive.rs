@@ -421,8 +421,8 @@ async fn an_operator_sees_what_their_roles_let_them_see_and_that_is_recorded() {
     let api = api().await;
     let mut world = setup(&api, "pass")
         .config(
-            "role: communications\n    approvals: 1\n",
-            "role: communications\n    approvals: 1\n    shows: [pii]\n",
+            "requires: [{ role: communications, approvals: 1 }]\n",
+            "requires: [{ role: communications, approvals: 1 }]\n    shows: [pii]\n",
         )
         .start()
         .await;
