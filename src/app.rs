@@ -2,11 +2,11 @@
 //! behaviour of its own but the joining.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::AtomicBool},
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 
@@ -15,8 +15,9 @@ use crate::{
     config::{self, Config, Credential},
     contracts::{self, Catalog, Contract},
     diagnostics::{Finding, SourceFile},
+    ids::KillSwitchId,
     keys::KnownKeys,
-    killswitch::{KillSwitch, KillSwitches},
+    killswitch::{KillSwitch, KillSwitches, journal::Journal},
     parked::{Resuming, Waiters},
     policy::{self, Policies},
     redaction::{Cut, Marks},
@@ -81,6 +82,10 @@ pub struct App {
     pub keys: RwLock<Arc<KnownKeys>>,
     /// What is halted.
     pub kill_switches: KillSwitches,
+    /// Where halts are kept until they are recorded.
+    pub journal: Option<Journal>,
+    /// Halts in the journal that an earlier gateway left there.
+    pub unrecorded: Mutex<HashSet<KillSwitchId>>,
     /// Open runs.
     pub runs: Runs,
     /// The way to the records.
@@ -115,7 +120,7 @@ pub enum StartError {
         reason: String,
     },
     /// A kill switch that is kept cannot be understood, and must not be ignored.
-    #[error("a kill switch in the database cannot be read: {0}")]
+    #[error("a kill switch that is kept cannot be read: {0}")]
     KillSwitch(String),
     /// The tables are older or newer than this program.
     #[error(
@@ -252,12 +257,31 @@ impl App {
                 }),
             );
         }
-        let held = store::kill_switches::active(&mut connection)
+        let mut held = store::kill_switches::active(&mut connection)
             .await?
             .iter()
             .map(KillSwitch::from_row)
             .collect::<Result<Vec<_>, _>>()
             .map_err(StartError::KillSwitch)?;
+        let journal = config
+            .state_directory
+            .as_deref()
+            .map(Journal::open)
+            .transpose()
+            .map_err(|error| {
+                StartError::KillSwitch(format!("the state directory cannot be used: {error}"))
+            })?;
+        let mut unrecorded = HashSet::new();
+        if let Some(journal) = &journal {
+            for kill_switch in journal.all().map_err(StartError::KillSwitch)? {
+                // Recorded after all: held already if it still holds.
+                if !store::kill_switches::is_known(&mut connection, &kill_switch.id).await? {
+                    tracing::warn!(kill_switch = %kill_switch.id, "a halt that was not recorded before the last stop holds again");
+                    unrecorded.insert(kill_switch.id.clone());
+                    held.push(kill_switch);
+                }
+            }
+        }
         let keys = KnownKeys::new(store::keys::all(&mut connection).await?);
         drop(connection);
         Ok(Self {
@@ -269,6 +293,8 @@ impl App {
             keyring,
             keys: RwLock::new(Arc::new(keys)),
             kill_switches: KillSwitches::new(held),
+            journal,
+            unrecorded: Mutex::new(unrecorded),
             runs: Runs::new(recorder.clone(), pool.clone()),
             recorder,
             pool,

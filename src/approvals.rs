@@ -11,6 +11,7 @@ use crate::{
     audit::ActError,
     call::Consequence,
     clock,
+    contracts::WhileHalted,
     entry::{Entry, Kind, Outcome},
     ids::{ApprovalId, CallId},
     killswitch::Target,
@@ -243,17 +244,27 @@ pub async fn find(app: &App, id: &str) -> Result<ApprovalRow, Refusal> {
         .ok_or_else(unknown)
 }
 
+/// The kill switch for which this call cannot be approved now. None where the call is done by hand while it is halted: that needs
+/// the approval first.
 fn halted(app: &App, row: &ApprovalRow) -> Option<crate::ids::KillSwitchId> {
     let consequence = Consequence::ALL
         .into_iter()
         .find(|consequence| consequence.as_str() == row.consequence)?;
-    app.kill_switches.covering(&Target {
+    let target = Target {
         api: &row.api,
         tool: &row.tool,
         consequence,
         agent: &row.agent,
         run: &row.run_id,
-    })
+    };
+    let by_hand = is_done_by_hand(app, row) && !app.kill_switches.stops_caller(&target);
+    app.kill_switches.covering(&target).filter(|_| !by_hand)
+}
+
+fn is_done_by_hand(app: &App, row: &ApprovalRow) -> bool {
+    app.tools
+        .get(&row.tool)
+        .is_some_and(|tool| tool.contract.while_halted == WhileHalted::WorkList)
 }
 
 /// The tiers for which this operator may speak.
@@ -315,7 +326,7 @@ async fn eligible(app: &App, row: &ApprovalRow, ballot: &Ballot) -> Result<Vec<S
 }
 
 /// Whether a run's `triggered_by` names this person: by the bare name, or as `operator:name` or `user:name`.
-fn is_person(triggered_by: &str, operator: &str) -> bool {
+pub fn is_person(triggered_by: &str, operator: &str) -> bool {
     let name = triggered_by
         .split_once(':')
         .filter(|(kind, _)| {
@@ -335,6 +346,8 @@ async fn count(
     ballot: Ballot,
 ) -> Result<Counted, Refusal> {
     let (id, call) = (row.approval_id.clone(), call.clone());
+    // Its time stands still all the same. A kill switch on its caller was looked for before this.
+    let may_be_frozen = is_done_by_hand(app, row);
     app.recorder
         .act(move |connection| {
             async move {
@@ -352,7 +365,7 @@ async fn count(
                 if row.overdue {
                     return Ok((Vec::new(), Counted::Overdue));
                 }
-                if row.frozen_at.is_some() && ballot.vote == Vote::Approve {
+                if row.frozen_at.is_some() && ballot.vote == Vote::Approve && !may_be_frozen {
                     return Ok((Vec::new(), Counted::Frozen));
                 }
                 if row.digest != ballot.digest {
@@ -388,7 +401,14 @@ async fn count(
                         let votes = store::approvals::votes(connection, &id).await?;
                         if !enough(&needed, &votes) {
                             Counted::Waiting
-                        } else if store::approvals::approve(connection, &id, call.as_str()).await? {
+                        } else if store::approvals::approve(
+                            connection,
+                            &id,
+                            call.as_str(),
+                            may_be_frozen,
+                        )
+                        .await?
+                        {
                             Counted::Approved
                         } else {
                             // Its time ran out between the two looks: the whole transaction is undone.

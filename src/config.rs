@@ -47,6 +47,8 @@ pub struct Config {
     pub operators: BTreeMap<Arc<str>, Operator>,
     /// Who may approve what is parked in which tier.
     pub tiers: BTreeMap<Arc<str>, Tier>,
+    /// Where halts are kept that the database does not have yet; nowhere if there is none.
+    pub state_directory: Option<PathBuf>,
 }
 
 /// Where PostgreSQL is.
@@ -83,6 +85,10 @@ pub struct Limits {
     pub record_timeout: Duration,
     /// How long shutdown waits for calls in flight.
     pub shutdown_timeout: Duration,
+    /// For how long an ended call keeps its idempotency key and its answer.
+    pub answer_retention: Duration,
+    /// For how long nobody else may claim what an operator has claimed of the work list.
+    pub work_lease: Duration,
 }
 
 /// One API behind the gateway.
@@ -152,6 +158,19 @@ pub struct Tier {
     pub approvals: u32,
     /// After this time a pending approval becomes *not executed*.
     pub expires_in: Duration,
+    /// Who executes what is approved here.
+    pub execution: Execution,
+}
+
+/// Who executes an approved call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Execution {
+    /// The gateway sends it.
+    #[default]
+    Gateway,
+    /// It goes to the work list, and an operator does it by hand.
+    WorkList,
 }
 
 /// Reads, resolves and checks a config file. Every problem found is reported, and a config comes back only
@@ -209,7 +228,13 @@ impl Resolver<'_> {
         let tiers = self.tiers(&written);
         let master_secret = self.master_secret(&written.master_secret);
         let database = self.database(&written.database);
+        let state_directory = match (&written.state_directory, &database) {
+            (Some(raw), _) => self.text(raw).map(PathBuf::from),
+            (None, Some(Database::BuiltIn { home })) => Some(home.join("state")),
+            (None, _) => None,
+        };
         Config {
+            state_directory,
             agents_address: written.listeners.agents,
             operators_address: written.listeners.operators,
             database: database.unwrap_or(Database::BuiltIn {
@@ -226,6 +251,8 @@ impl Resolver<'_> {
                 max_wait: Duration::from_secs(written.limits.max_wait_seconds),
                 record_timeout: Duration::from_millis(written.limits.record_timeout_ms),
                 shutdown_timeout: Duration::from_secs(written.limits.shutdown_timeout_seconds),
+                answer_retention: Duration::from_secs(written.limits.answer_retention_seconds),
+                work_lease: Duration::from_secs(written.limits.work_lease_seconds),
             },
             apis,
             agents,
@@ -454,6 +481,7 @@ impl Resolver<'_> {
                     role: tier.role.clone(),
                     approvals: tier.approvals,
                     expires_in: Duration::from_secs(tier.expires_in_seconds),
+                    execution: tier.execution,
                 },
             );
         }

@@ -96,6 +96,14 @@ pub enum Kind {
     AgentRefused,
     /// Checkpoints are signed with another key from here on.
     SigningKeyChanged,
+    /// A call that may not be sent goes to the work list, to be done by hand.
+    WorkListed,
+    /// An operator was shown the work list, or the real arguments of an item that they have claimed.
+    WorkViewed,
+    /// An operator took an item of the work list.
+    WorkClaimed,
+    /// An operator gave it back.
+    WorkReleased,
 }
 
 impl Kind {
@@ -120,6 +128,10 @@ impl Kind {
             Self::AuditRead => "audit_read",
             Self::AgentRefused => "agent_refused",
             Self::SigningKeyChanged => "signing_key_changed",
+            Self::WorkListed => "work_listed",
+            Self::WorkViewed => "work_viewed",
+            Self::WorkClaimed => "work_claimed",
+            Self::WorkReleased => "work_released",
         }
     }
 }

@@ -37,6 +37,7 @@ pub mod postgres;
 pub mod problem;
 pub mod reason;
 pub mod redaction;
+pub mod resolving;
 pub mod runs;
 pub mod secrets;
 pub mod server;

@@ -23,6 +23,7 @@ use crate::{
 pub mod answer;
 mod authorize;
 mod before;
+mod by_hand;
 mod contract;
 mod forward;
 mod identify;
@@ -30,14 +31,17 @@ mod park;
 mod record;
 mod resume;
 mod seen;
+mod tries;
 
 pub use answer::Reply;
 pub use authorize::Permit;
+pub use by_hand::{ByHandAnswer, answer_by_hand};
 pub(crate) use contract::is_json;
 pub(crate) use identify::{agent, owner_of_key};
-pub use park::{Kept, Standing, standing};
+pub(crate) use park::WAITS_FOR_HAND;
+pub use park::{BY_OPERATOR, FOUND_EXECUTED, Kept, Standing, standing};
 pub use record::Recorded;
-pub use resume::resume;
+pub use resume::{may_claim, resume};
 
 /// How a call came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,6 +202,10 @@ async fn steps(
         }
         authorize::Verdict::Park(parking) => {
             let (call, kept) = park::park(app, parking).await?;
+            Ok(park::reply(app, &call, kept).await)
+        }
+        authorize::Verdict::ByHand(halted) => {
+            let (call, kept) = by_hand::list_new(app, halted).await?;
             Ok(park::reply(app, &call, kept).await)
         }
     }

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod kill_switches;
 pub mod provision;
 pub mod runs;
+pub mod work;
 
 /// Why the database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -20,6 +20,7 @@ pub(super) struct Config {
     pub agents: BTreeMap<String, Spanned<Agent>>,
     pub operators: BTreeMap<String, Spanned<Operator>>,
     pub tiers: BTreeMap<String, Spanned<Tier>>,
+    pub state_directory: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -53,6 +54,8 @@ pub(super) struct Limits {
     pub max_wait_seconds: u64,
     pub record_timeout_ms: u64,
     pub shutdown_timeout_seconds: u64,
+    pub answer_retention_seconds: u64,
+    pub work_lease_seconds: u64,
 }
 
 impl Default for Limits {
@@ -65,6 +68,8 @@ impl Default for Limits {
             max_wait_seconds: 300,
             record_timeout_ms: 2_000,
             shutdown_timeout_seconds: 20,
+            answer_retention_seconds: 86_400,
+            work_lease_seconds: 1_800,
         }
     }
 }
@@ -119,6 +124,8 @@ pub(super) struct Tier {
     pub role: String,
     pub approvals: u32,
     pub expires_in_seconds: u64,
+    #[serde(default)]
+    pub execution: super::Execution,
 }
 
 fn default_agents() -> SocketAddr {

@@ -19,6 +19,7 @@ use crate::{
 
 pub(super) mod approvals;
 pub(super) mod kill_switches;
+pub(super) mod work;
 
 /// The longest reason an operator may give.
 const REASON_BYTES: usize = 2_000;

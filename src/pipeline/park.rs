@@ -31,6 +31,8 @@ pub enum Standing {
     },
     /// It is being sent.
     Executing,
+    /// An operator is doing it by hand.
+    ByHand,
     /// The API answered.
     Completed(Box<ApiAnswer>),
     /// It ended in another way.
@@ -48,8 +50,21 @@ pub struct Kept {
     pub executed: Option<bool>,
     /// The approval it waits or waited for.
     pub approval: Option<String>,
+    /// Who executed it, where that was not the gateway.
+    pub executed_by: Option<&'static str>,
     /// How it stands.
     pub standing: Standing,
+}
+
+/// What `executed_by` says of a call that an operator did by hand.
+pub const BY_OPERATOR: &str = "operator";
+/// What it says of a call whose answer was lost and which an operator found executed.
+pub const FOUND_EXECUTED: &str = "unknown, found executed by operator";
+
+impl Standing {
+    const fn is_over(&self) -> bool {
+        !matches!(self, Self::Parked { .. } | Self::Executing | Self::ByHand)
+    }
 }
 
 /// Reads how a kept call stands.
@@ -64,6 +79,7 @@ pub fn standing(app: &App, row: CallRow) -> Result<Kept, Refusal> {
     let (state, standing) = match row.state.as_str() {
         "parked" | "approved" => ("parked", Standing::Parked { approval }),
         "executing" => ("executing", Standing::Executing),
+        "by_hand" => ("executing", Standing::ByHand),
         "completed" => {
             let answer = row
                 .answer
@@ -88,6 +104,11 @@ pub fn standing(app: &App, row: CallRow) -> Result<Kept, Refusal> {
             _ => row.executed,
         },
         approval: row.approval_id.clone(),
+        executed_by: match (row.state.as_str(), row.resolved_as.as_deref()) {
+            ("by_hand", _) | ("completed", Some("by_hand")) => Some(BY_OPERATOR),
+            ("completed", Some(_)) => Some(FOUND_EXECUTED),
+            _ => None,
+        },
         standing,
         call,
     })
@@ -100,7 +121,7 @@ fn ended(call: &CallId, row: &CallRow, otherwise: Reason) -> Refusal {
         .and_then(Reason::from_code)
         .unwrap_or(otherwise);
     let words = match row.state.as_str() {
-        "completed" => {
+        "completed" if row.resolved_as.is_none() || row.explanation.is_none() => {
             "The call was executed, but its answer is no longer kept. Do not repeat it.".to_owned()
         }
         _ => row
@@ -150,7 +171,7 @@ pub(super) async fn same_key(app: &App, call: &ToolCall) -> Result<Option<Kept>,
 }
 
 /// What parking came to.
-enum Parked {
+pub(super) enum Parked {
     New,
     Existing(Box<CallRow>),
     KeyTaken,
@@ -181,16 +202,25 @@ pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept)
         app, call, &approval, sealed, tiers, policies, decided_at, expires_in,
     )
     .await?;
+    found(app, call, parked, Some(approval)).await
+}
+
+/// The call that is kept now, or was before. `approval` is what a new one waits for; without it, for a person's hand.
+pub(super) async fn found(
+    app: &App,
+    call: ToolCall,
+    parked: Parked,
+    approval: Option<ApprovalId>,
+) -> Result<(ToolCall, Kept), Refusal> {
     match parked {
         Parked::New => {
             let kept = Kept {
                 call: call.id.clone(),
                 state: "parked".to_owned(),
                 executed: Some(false),
-                approval: Some(approval.to_string()),
-                standing: Standing::Parked {
-                    approval: Some(approval),
-                },
+                approval: approval.as_ref().map(ApprovalId::to_string),
+                executed_by: None,
+                standing: Standing::Parked { approval },
             };
             Ok((call, kept))
         }
@@ -205,7 +235,7 @@ pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept)
         Parked::QueueFull => Err(Refusal::new(
             Reason::RateLimited,
             format!(
-                "{} calls of this agent wait for approval already, which is as many as may. Nothing was kept or sent; try again when some are decided.",
+                "{} calls of this agent wait for people already, which is as many as may. Nothing was kept or sent; try again when some are decided.",
                 call.caller.agent.max_pending_approvals
             ),
         )
@@ -213,7 +243,7 @@ pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept)
     }
 }
 
-fn seal(app: &App, call: &ToolCall) -> Result<Vec<u8>, Refusal> {
+pub(super) fn seal(app: &App, call: &ToolCall) -> Result<Vec<u8>, Refusal> {
     let internal = |error: String| {
         tracing::error!(%error, call = %call.id, "a call could not be sealed");
         Refusal::new(
@@ -376,12 +406,24 @@ async fn keep(
 /// What the caller gets: the call's own answer if it ends while they wait, else how it stands.
 pub(super) async fn reply(app: &App, call: &ToolCall, mut kept: Kept) -> Reply {
     if let Some(seconds) = call.prefer.wait_seconds
-        && matches!(kept.standing, Standing::Parked { .. } | Standing::Executing)
+        && !kept.standing.is_over()
     {
         kept = wait(app, kept, Duration::from_secs(seconds)).await;
     }
-    tell(kept, call.surface, call.prefer.respond_async)
+    let (executed_by, is_replayed) = (kept.executed_by, kept.call != call.id);
+    let mut reply = tell(kept, call.surface, call.prefer.respond_async);
+    if let Some(whose) = executed_by {
+        reply = reply.with(EXECUTED_BY, HeaderValue::from_static(whose));
+    }
+    if is_replayed {
+        // The answer of an earlier call, for the same request.
+        reply = reply.with(REPLAYED, HeaderValue::from_static("true"));
+    }
+    reply
 }
+
+const EXECUTED_BY: http::HeaderName = http::HeaderName::from_static("toolgate-executed-by");
+const REPLAYED: http::HeaderName = http::HeaderName::from_static("idempotency-replayed");
 
 async fn wait(app: &App, mut kept: Kept, patience: Duration) -> Kept {
     let deadline = tokio::time::Instant::now() + patience;
@@ -395,8 +437,7 @@ async fn wait(app: &App, mut kept: Kept, patience: Duration) -> Kept {
             Some(now) => kept = now,
             None => return kept,
         }
-        let over = !matches!(kept.standing, Standing::Parked { .. } | Standing::Executing);
-        if over || tokio::time::timeout_at(deadline, notified).await.is_err() {
+        if kept.standing.is_over() || tokio::time::timeout_at(deadline, notified).await.is_err() {
             app.waiters.forget(&kept.call, &waiting);
             return kept;
         }
@@ -415,8 +456,30 @@ fn tell(kept: Kept, surface: Surface, respond_async: bool) -> Reply {
     let call = kept.call;
     let location = format!("/v1/calls/{call}");
     match kept.standing {
-        Standing::Completed(answer) => Reply::answered(*answer, surface, &call),
+        Standing::Completed(answer) => Reply::answered(*answer, surface, &call, kept.executed_by),
         Standing::Ended(refusal) => Reply::refused(&refusal, &call),
+        Standing::Parked { approval: None } if respond_async => {
+            accepted(&call, &location, "parked", None, WAITS_FOR_HAND)
+        }
+        Standing::Parked { approval: None } => {
+            let mut refusal = Refusal::new(
+                Reason::ByHand,
+                format!("{WAITS_FOR_HAND} Ask GET {location} for its state and answer."),
+            )
+            .retry_after(10);
+            refusal.call = Some(call.clone());
+            Reply::refused(&refusal, &call)
+        }
+        Standing::ByHand => {
+            let mut refusal = Refusal::new(
+                Reason::ByHand,
+                format!("An operator is doing this call by hand; it has no answer yet. Do not make it again: ask GET {location}."),
+            )
+            .retry_after(10);
+            refusal.call = Some(call.clone());
+            refusal.executed = None;
+            Reply::refused(&refusal, &call)
+        }
         Standing::Parked { approval } if respond_async => accepted(
             &call,
             &location,
@@ -453,6 +516,9 @@ fn tell(kept: Kept, surface: Surface, respond_async: bool) -> Reply {
         }
     }
 }
+
+/// What an agent is told of a call on the work list.
+pub(crate) const WAITS_FOR_HAND: &str = "NOT executed. An operator has halted this, and the call waits on a list to be done by hand, or to be executed by the gateway when the halt is released. Do not make it again.";
 
 fn accepted(
     call: &CallId,

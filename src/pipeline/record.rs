@@ -150,6 +150,11 @@ impl Recorded {
         &self.call
     }
 
+    /// True when people approved the call.
+    pub(super) const fn is_parked(&self) -> bool {
+        self.approval.is_some()
+    }
+
     /// True when the call has a row of its own, which keeps its answer.
     pub(super) const fn is_kept(&self) -> bool {
         self.kept
@@ -217,7 +222,7 @@ fn intent_entry(
 ) -> Entry {
     let call = permit.call();
     Entry {
-        opens_call: approval.is_none(),
+        opens_call: true,
         call_id: Some(call.id.clone()),
         run_id: Some(call.caller.run.id.clone()),
         approval_id: approval,
@@ -331,10 +336,14 @@ pub(super) enum NotClaimed {
 pub(super) async fn claim(
     app: &App,
     permit: Permit,
-    approval: ApprovalId,
+    approval: Option<ApprovalId>,
     before: Option<Redacted>,
 ) -> Result<Recorded, (Permit, NotClaimed)> {
-    let entry = intent_entry(app, &permit, Some(approval.clone()), before);
+    let entry = Entry {
+        // It was opened when it was parked or listed.
+        opens_call: false,
+        ..intent_entry(app, &permit, approval.clone(), before)
+    };
     let id = permit.call().id.clone();
     let claimed = app
         .recorder
@@ -347,7 +356,7 @@ pub(super) async fn claim(
         })
         .await;
     match claimed {
-        Ok(true) => Ok(recorded(app, permit, Some(approval), true)),
+        Ok(true) => Ok(recorded(app, permit, approval, true)),
         Ok(false) => Err((permit, NotClaimed::Taken)),
         Err(error) => {
             tracing::warn!(%error, "an approved call could not be claimed yet");
@@ -358,8 +367,8 @@ pub(super) async fn claim(
 
 /// Takes up a claim of our own that was committed although its answer was lost: the row says `executing`, nothing
 /// was sent, and no other gateway can have claimed it.
-pub(super) fn claimed_before(app: &App, permit: Permit, approval: ApprovalId) -> Recorded {
-    recorded(app, permit, Some(approval), true)
+pub(super) fn claimed_before(app: &App, permit: Permit, approval: Option<ApprovalId>) -> Recorded {
+    recorded(app, permit, approval, true)
 }
 
 /// A call whose outcome stands (or is on its way, where the database went away), with what the caller gets.
@@ -376,6 +385,7 @@ pub(super) async fn outcome(app: &Arc<App>, exchange: Exchange) -> Settled {
         recorded,
         forwarded_at,
         mut received,
+        tries,
     } = exchange;
     let (call, surface) = (recorded.call.id.clone(), recorded.call.surface);
     if let Received::Stream { status, ended, .. } = &mut received {
@@ -386,11 +396,11 @@ pub(super) async fn outcome(app: &Arc<App>, exchange: Exchange) -> Settled {
                 Some(ended) => ended.await.unwrap_or(StreamEnd::DroppedByReader),
                 None => StreamEnd::DroppedByReader,
             };
-            let told = Told::of_stream(status, &end);
+            let told = Told::of_stream(status, &end).with_tries(tries);
             settle(&app_of_stream, recorded, forwarded_at, told).await;
         });
     } else {
-        let told = Told::of(&received, recorded.kept);
+        let told = Told::of(&received, recorded.kept).with_tries(tries);
         settle(app, recorded, forwarded_at, told).await;
     }
     Settled {

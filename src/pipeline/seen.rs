@@ -6,8 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use serde_json::{Map, Value};
 
-use super::{ToolCall, forward::ApiAnswer};
-use crate::{app::App, entry::Redacted};
+use super::forward::ApiAnswer;
+use crate::{
+    app::{App, Tool},
+    entry::Redacted,
+};
 
 /// An answer as the record may know it.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +34,7 @@ impl Seen {
     }
 
     /// An answer that fits its contract: notes it, and cuts it to what the contract names.
-    pub(super) fn fitting(app: &App, call: &ToolCall, answer: &mut ApiAnswer, mut value: Value) {
-        let tool = &call.tool;
+    pub(super) fn fitting(app: &App, tool: &Tool, answer: &mut ApiAnswer, mut value: Value) {
         answer.seen = Self::digest_of(app, &answer.body);
         let cut = tool
             .output_names

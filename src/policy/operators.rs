@@ -13,8 +13,10 @@ pub enum OperatorAction {
     Approve,
     /// Deny a parked call in a tier.
     Deny,
-    /// Give a parked call a result that was obtained by hand.
+    /// Take an item of the work list, and say what became of its call.
     Resolve,
+    /// Release or resolve what somebody else has claimed.
+    TakeOver,
     /// Pull a kill switch.
     Halt,
     /// Release a kill switch.
@@ -25,19 +27,23 @@ pub enum OperatorAction {
     ReadAudit,
     /// See which kill switches are pulled.
     ReadKillSwitches,
+    /// See the work list.
+    ReadWork,
 }
 
 impl OperatorAction {
     /// Every action.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Approve,
         Self::Deny,
         Self::Resolve,
+        Self::TakeOver,
         Self::Halt,
         Self::Resume,
         Self::ReadApprovals,
         Self::ReadAudit,
         Self::ReadKillSwitches,
+        Self::ReadWork,
     ];
 
     /// The id of the Cedar action. None contains a dot, which every tool's name does.
@@ -46,11 +52,13 @@ impl OperatorAction {
             Self::Approve => "approve",
             Self::Deny => "deny",
             Self::Resolve => "resolve",
+            Self::TakeOver => "take_over",
             Self::Halt => "halt",
             Self::Resume => "resume",
             Self::ReadApprovals => "read_approvals",
             Self::ReadAudit => "read_audit",
             Self::ReadKillSwitches => "read_kill_switches",
+            Self::ReadWork => "read_work",
         }
     }
 }
@@ -67,7 +75,7 @@ pub enum OperatorResource<'a> {
 /// The `context` of an operator's action.
 #[derive(Debug, Clone, Copy)]
 pub enum OperatorContext<'a> {
-    /// For `approve`, `deny` and `resolve`: the parked call.
+    /// For `approve`, `deny`, `resolve` and `take_over`: the call.
     Approval(ApprovalFacts<'a>),
     /// For `halt` and `resume`: the scope of the kill switch.
     KillSwitch {
@@ -158,11 +166,10 @@ impl Policies {
         action: OperatorAction,
         resource: OperatorResource<'_>,
     ) -> Option<&EntityUid> {
-        use OperatorAction::{Approve, Deny, Resolve};
+        use OperatorAction::{Approve, Deny};
         match (action, resource) {
-            (Approve | Deny | Resolve, OperatorResource::Tier(tier)) => self.tiers.get(tier),
-            (Approve | Deny | Resolve, OperatorResource::Gateway)
-            | (_, OperatorResource::Tier(_)) => None,
+            (Approve | Deny, OperatorResource::Tier(tier)) => self.tiers.get(tier),
+            (Approve | Deny, OperatorResource::Gateway) | (_, OperatorResource::Tier(_)) => None,
             (_, OperatorResource::Gateway) => Some(&self.gateway),
         }
     }
@@ -174,10 +181,11 @@ fn operator_context(
     context: OperatorContext<'_>,
 ) -> Result<Option<Context>, ContextError> {
     use OperatorAction::{
-        Approve, Deny, Halt, ReadApprovals, ReadAudit, ReadKillSwitches, Resolve, Resume,
+        Approve, Deny, Halt, ReadApprovals, ReadAudit, ReadKillSwitches, ReadWork, Resolve, Resume,
+        TakeOver,
     };
     let pairs: Vec<(&str, RestrictedExpression)> = match (action, context) {
-        (Approve | Deny | Resolve, OperatorContext::Approval(facts)) => vec![
+        (Approve | Deny | Resolve | TakeOver, OperatorContext::Approval(facts)) => vec![
             ("agent", text(facts.agent)),
             ("owner", text(facts.owner)),
             ("triggered_by", text(facts.triggered_by)),
@@ -189,7 +197,9 @@ fn operator_context(
         (Halt | Resume, OperatorContext::KillSwitch { kind, id }) => {
             vec![("kind", text(kind)), ("id", text(id))]
         }
-        (ReadApprovals | ReadAudit | ReadKillSwitches, OperatorContext::Empty) => Vec::new(),
+        (ReadApprovals | ReadAudit | ReadKillSwitches | ReadWork, OperatorContext::Empty) => {
+            Vec::new()
+        }
         _ => return Ok(None),
     };
     let pairs = pairs

@@ -179,8 +179,9 @@ fn tool_action(tool: &ToolShape<'_>, plan: &RecordPlan) -> Value {
 
 fn operator_action(action: OperatorAction) -> Value {
     let (resource, context) = match action {
-        OperatorAction::Approve | OperatorAction::Deny | OperatorAction::Resolve => {
-            ("Tier", json!({"type": "Approval"}))
+        OperatorAction::Approve | OperatorAction::Deny => ("Tier", json!({"type": "Approval"})),
+        OperatorAction::Resolve | OperatorAction::TakeOver => {
+            ("Gateway", json!({"type": "Approval"}))
         }
         OperatorAction::Halt | OperatorAction::Resume => (
             "Gateway",
@@ -188,9 +189,8 @@ fn operator_action(action: OperatorAction) -> Value {
         ),
         OperatorAction::ReadApprovals
         | OperatorAction::ReadAudit
-        | OperatorAction::ReadKillSwitches => {
-            ("Gateway", json!({"type": "Record", "attributes": {}}))
-        }
+        | OperatorAction::ReadKillSwitches
+        | OperatorAction::ReadWork => ("Gateway", json!({"type": "Record", "attributes": {}})),
     };
     json!({"appliesTo": {"principalTypes": ["Operator"], "resourceTypes": [resource], "context": context}})
 }

@@ -40,7 +40,10 @@ const ORDER: [(&[&str], &str); 13] = [
         &["approvals"],
         "a last vote sends a call down the request path again",
     ),
-    (&["workers"], "the same without anybody asking"),
+    (
+        &["workers", "resolving"],
+        "the same without anybody asking, and what people do instead of the gateway",
+    ),
     (&["http"], "the listeners' routes"),
     (&["server"], "the process"),
     (&["demo"], "a world around it"),
