@@ -24,7 +24,7 @@ const AGENT_ROUTES: [(&str, &str); 8] = [
 ];
 
 /// Routes that ask for an operator's key.
-const OPERATOR_ROUTES: [(&str, &str); 7] = [
+const OPERATOR_ROUTES: [(&str, &str); 12] = [
     ("GET", "/v1/approvals"),
     ("GET", "/v1/approvals/{approval}"),
     ("POST", "/v1/approvals/{approval}/approve"),
@@ -32,6 +32,11 @@ const OPERATOR_ROUTES: [(&str, &str); 7] = [
     ("GET", "/v1/kill-switches"),
     ("POST", "/v1/kill-switches"),
     ("DELETE", "/v1/kill-switches/{kill_switch}"),
+    ("GET", "/v1/work"),
+    ("GET", "/v1/work/{work}"),
+    ("POST", "/v1/work/{work}/claim"),
+    ("POST", "/v1/work/{work}/release"),
+    ("POST", "/v1/work/{work}/resolve"),
 ];
 
 /// Routes that say the same to everybody.
