@@ -18,8 +18,12 @@ use crate::{
     ids::CallId,
     parked::Sealed,
     pipeline::{self, ByHandAnswer},
-    policy::{ApprovalFacts, OperatorAction, OperatorContext, OperatorDecision, OperatorResource},
+    policy::{
+        ApprovalFacts, OperatorAction, OperatorContext, OperatorDecision, OperatorResource,
+        Policies,
+    },
     reason::{Reason, Refusal},
+    secrets::Keyring,
     store::{
         self, StoreError,
         work::{Filter, Resolution, WorkRow},
@@ -79,10 +83,16 @@ pub async fn find(app: &App, id: &str) -> Result<(CallId, WorkRow), Refusal> {
 }
 
 /// Whether the policies let an operator do something to an item.
-fn decide(app: &App, row: &WorkRow, operator: &str, action: OperatorAction) -> OperatorDecision {
+fn decide(
+    policies: &Policies,
+    owner: &str,
+    row: &WorkRow,
+    operator: &str,
+    action: OperatorAction,
+) -> OperatorDecision {
     let facts = ApprovalFacts {
         agent: row.agent.as_deref().unwrap_or_default(),
-        owner: owner(app, row),
+        owner,
         triggered_by: row.triggered_by.as_deref().unwrap_or_default(),
         tool: row.tool.as_deref().unwrap_or_default(),
         api: row.api.as_deref().unwrap_or_default(),
@@ -90,8 +100,7 @@ fn decide(app: &App, row: &WorkRow, operator: &str, action: OperatorAction) -> O
         run: row.run_id.as_deref().unwrap_or_default(),
     };
     let context = OperatorContext::Approval(facts);
-    app.policies
-        .decide_operator(operator, action, OperatorResource::Gateway, context)
+    policies.decide_operator(operator, action, OperatorResource::Gateway, context)
 }
 
 fn owner<'a>(app: &'a App, row: &WorkRow) -> &'a str {
@@ -101,10 +110,12 @@ fn owner<'a>(app: &'a App, row: &WorkRow) -> &'a str {
         .map_or("", |agent| &agent.owner)
 }
 
+/// Whether an operator may work off an item. `owner` is who answers for its agent.
+///
 /// # Errors
 /// For who may not resolve, and for what is one's own: nobody works off what their agent or their run asked for.
-fn may(app: &App, row: &WorkRow, operator: &str) -> Result<(), Refusal> {
-    let own = owner(app, row) == operator
+pub fn may(policies: &Policies, owner: &str, row: &WorkRow, operator: &str) -> Result<(), Refusal> {
+    let own = owner == operator
         || row
             .triggered_by
             .as_deref()
@@ -115,7 +126,7 @@ fn may(app: &App, row: &WorkRow, operator: &str) -> Result<(), Refusal> {
             "This call was asked for by your own agent or in a run that you triggered. Somebody else must look into it.",
         ));
     }
-    let decision = decide(app, row, operator, OperatorAction::Resolve);
+    let decision = decide(policies, owner, row, operator, OperatorAction::Resolve);
     if decision.permitted {
         return Ok(());
     }
@@ -125,6 +136,17 @@ fn may(app: &App, row: &WorkRow, operator: &str) -> Result<(), Refusal> {
     );
     refusal.policies = decision.policies;
     Err(refusal)
+}
+
+fn may_take_over(app: &App, row: &WorkRow, operator: &str) -> bool {
+    decide(
+        &app.policies,
+        owner(app, row),
+        row,
+        operator,
+        OperatorAction::TakeOver,
+    )
+    .permitted
 }
 
 fn entry(row: &WorkRow, call: &CallId, operator: &Arc<str>, kind: Kind) -> Entry {
@@ -181,7 +203,7 @@ pub async fn claim(
     operator: &Arc<str>,
 ) -> Result<(CallId, WorkRow), Refusal> {
     let (call, row) = find(app, id).await?;
-    may(app, &row, operator)?;
+    may(&app.policies, owner(app, &row), &row, operator)?;
     if row.kind == "manual" && row.state == "open" {
         pipeline::may_claim(app, &call).await?;
     }
@@ -248,12 +270,13 @@ pub async fn real_arguments(
         .commit(seen)
         .await
         .map_err(|_unrecorded| Refusal::record_unavailable())?;
-    Ok(app
-        .keyring
-        .open(call.as_str(), &sealed)
-        .ok()
-        .and_then(|plain| serde_json::from_slice::<Sealed>(&plain).ok())
-        .map(|sealed| Value::Object(sealed.arguments)))
+    Ok(open(&app.keyring, call.as_str(), &sealed))
+}
+
+fn open(keyring: &Keyring, call: &str, sealed: &[u8]) -> Option<Value> {
+    let plain = keyring.open(call, sealed).ok()?;
+    let sealed: Sealed = serde_json::from_slice(&plain).ok()?;
+    Some(Value::Object(sealed.arguments))
 }
 
 /// Gives an item back. `note` says how far it got. The call stays for people to do.
@@ -267,8 +290,8 @@ pub async fn release(
     note: String,
 ) -> Result<WorkRow, Refusal> {
     let (call, row) = find(app, id).await?;
-    may(app, &row, operator)?;
-    let takes_over = decide(app, &row, operator, OperatorAction::TakeOver).permitted;
+    may(&app.policies, owner(app, &row), &row, operator)?;
+    let takes_over = may_take_over(app, &row, operator);
     let entry = Entry {
         words: Some(note),
         detail: Some(json!({ "claimed_by": row.claimed_by })),
@@ -307,12 +330,12 @@ pub async fn resolve(
     finding: Finding,
 ) -> Result<WorkRow, Refusal> {
     let (call, row) = find(app, id).await?;
-    may(app, &row, operator)?;
+    may(&app.policies, owner(app, &row), &row, operator)?;
     if matches!(row.state.as_str(), "resolved" | "withdrawn") {
         return Err(conflict(&row));
     }
     let answer = answer(app, &row, &call, &finding)?;
-    let takes_over = decide(app, &row, operator, OperatorAction::TakeOver).permitted;
+    let takes_over = may_take_over(app, &row, operator);
     let resolved = commit(app, &row, &call, operator, takes_over, finding, answer).await?;
     if resolved {
         app.waiters.wake(&call);

@@ -2,8 +2,87 @@
 //! copies on disk.
 
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 
-use crate::store::work::WorkRow;
+use super::open;
+use crate::{
+    clock,
+    entry::{Entry, Kind, chain},
+    ids::InstanceId,
+    secrets::Keyring,
+    store::{
+        self, StoreError,
+        work::{Filter, WorkRow},
+    },
+};
+
+/// Rows read at a time, and pages at most: a list of half a million items is no list that people work off.
+const PAGE: i64 = 500;
+const PAGES: usize = 1_000;
+
+/// Every item that waits, straight from the database. `kind` narrows it.
+///
+/// # Errors
+/// When the database is away.
+pub async fn waiting(
+    connection: &mut PgConnection,
+    kind: Option<&str>,
+) -> Result<Vec<WorkRow>, StoreError> {
+    let mut all: Vec<WorkRow> = Vec::new();
+    for _ in 0..PAGES {
+        let after = all.last().map(|row| row.call_id.clone());
+        let filter = Filter {
+            kind,
+            state: Some("waiting"),
+            after: after.as_deref(),
+            ..Filter::default()
+        };
+        let page = store::work::list(connection, &filter, PAGE).await?;
+        let is_last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
+        all.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+/// The real arguments of calls that are to be done by hand, by call, once it is recorded that this operator saw them. Calls whose
+/// arguments are not kept, or do not open with this master secret, are left out.
+///
+/// # Errors
+/// When the database is away, or refuses the record: then nothing is shown.
+pub async fn real_arguments(
+    connection: &mut PgConnection,
+    keyring: &Keyring,
+    operator: &str,
+    calls: &[&str],
+) -> Result<Vec<(String, Value)>, StoreError> {
+    let (instance, now) = (InstanceId::generate(), clock::now());
+    let entry = Entry {
+        operator: Some(operator.into()),
+        decided_at: Some(now),
+        detail: Some(json!({ "arguments": true, "work": calls, "exported": true })),
+        ..Entry::new(Kind::WorkViewed)
+    };
+    let mut transaction = connection.begin().await?;
+    // A chain of its own with one entry; the next gateway to start names it in its first.
+    let row = entry.row(instance.as_str(), 1, now);
+    let hash = chain::hash(&chain::START, &row);
+    store::audit::insert(&mut transaction, &[row], &[hash]).await?;
+    transaction.commit().await?;
+    let mut found = Vec::new();
+    for call in calls {
+        let kept = store::calls::find(connection, call).await?;
+        let arguments = kept
+            .and_then(|kept| kept.sealed)
+            .and_then(|sealed| open(keyring, call, &sealed));
+        if let Some(arguments) = arguments {
+            found.push(((*call).to_owned(), arguments));
+        }
+    }
+    Ok(found)
+}
 
 /// One item, without real arguments: what stands in `arguments` is what the records have.
 pub fn to_json(row: &WorkRow) -> Value {

@@ -416,12 +416,39 @@ impl Stand {
         answer.body["call"].as_str().unwrap().to_owned()
     }
 
+    /// The same on a machine so busy that a record comes too late: what was refused for that is asked for again.
+    async fn park_patiently(&self, running: &Running, run: &str, amount_cents: u32) -> String {
+        let mut call = String::new();
+        until("the refund is parked", async || {
+            let request = self
+                .refund(running, amount_cents)
+                .header("toolgate-run", run);
+            let answer = send(request).await;
+            let code = answer.code();
+            assert!(
+                matches!(code, "approval_required" | "record_unavailable"),
+                "{}",
+                answer.body
+            );
+            call = answer.header("toolgate-call").to_owned();
+            code == "approval_required"
+        })
+        .await;
+        call
+    }
+
     /// Up to eight approvals that wait, each with its digest.
     async fn pending(&self, running: &Running) -> Vec<(String, String)> {
         let path = "/v1/approvals?state=pending&limit=8";
-        let listed = send(self.operator(running, Method::GET, path))
-            .await
-            .expect(200);
+        let mut listed = send(self.operator(running, Method::GET, path)).await;
+        // On a busy machine the record of who looks can come too late.
+        for _ in 0..20 {
+            if listed.code() != "record_unavailable" {
+                break;
+            }
+            listed = send(self.operator(running, Method::GET, path)).await;
+        }
+        let listed = listed.expect(200);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let data = listed.body["data"].as_array().unwrap();
         data.iter()
@@ -638,7 +665,7 @@ async fn kill_9_between_approval_and_record_executes_nothing_twice_and_loses_not
     for round in 0..rounds {
         let fresh = futures::future::join_all((0..4).map(async |number| {
             let amount = 5_001 + round * 4 + number;
-            (amount, stand.park(&running, &run, amount).await)
+            (amount, stand.park_patiently(&running, &run, amount).await)
         }))
         .await;
         parked.extend(fresh);
@@ -701,9 +728,8 @@ async fn kill_9_between_approval_and_record_executes_nothing_twice_and_loses_not
             break;
         }
         for (approval, digest) in pending {
-            send(stand.approve(&running, &approval, &digest))
-                .await
-                .expect(200);
+            // One that could not be recorded in time is decided in the next turn.
+            send(stand.approve(&running, &approval, &digest)).await;
         }
     }
     let mut states = BTreeMap::new();
@@ -763,7 +789,7 @@ async fn a_halt_that_the_database_never_had_holds_over_kill_9() {
         for process in &processes {
             let process = Pid::from_raw((*process).try_into().unwrap()).unwrap();
             // One of its helpers may have ended.
-            drop(kill_process(process, signal));
+            let _ = kill_process(process, signal);
         }
     };
     signal(Signal::STOP);
@@ -908,6 +934,73 @@ async fn sigterm_finishes_what_is_under_way() {
             .await
             .unwrap();
     assert_eq!(stopped, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_work_list_is_read_while_the_gateway_runs_and_while_it_is_gone() {
+    let (stand, running) = Stand::new().await;
+    running.kill_9();
+    let contracts = stand.place.path.join("tools/desk.yaml");
+    let text = std::fs::read_to_string(&contracts).unwrap();
+    let body = "body: { formats: [json, form] }";
+    let text = text.replace(body, &format!("while_halted: work_list\n    {body}"));
+    std::fs::write(&contracts, text).unwrap();
+    let running = stand.start().await;
+    let halt = json!({"scope": {"kind": "everything"}, "reason": "test"});
+    let pull = stand.operator(&running, Method::POST, "/v1/kill-switches");
+    send(pull.json(&halt)).await.expect(201);
+    let listed = send(stand.refund(&running, 1_234))
+        .await
+        .problem(403, "by_hand");
+    let call = listed.header("toolgate-call").to_owned();
+    let export = |more: &[&str]| {
+        Command::new(PROGRAM)
+            .args(["work", "export", "--config"])
+            .arg(stand.place.config())
+            .args(more)
+            .envs(stand.variables())
+            .output()
+            .unwrap()
+    };
+    let parsed = |output: std::process::Output| -> Value {
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let beside = parsed(export(&[]));
+    assert_eq!(beside[0]["work"], json!(call));
+    assert_eq!(beside[0]["recorded_arguments"]["amount_cents"], 1_234);
+    assert!(beside[0].get("arguments").is_none());
+    let postgres = stand.place.postgres();
+    running.kill_9();
+    until("the database has ended", async || {
+        !stand.place.is_alive(postgres)
+    })
+    .await;
+
+    // The server is started just for this, and ended again.
+    let alone = parsed(export(&["--kind", "manual", "--arguments-for", "ada"]));
+    assert_eq!(alone[0]["arguments"]["amount_cents"], 1_234);
+    // The agent's owner may not do its calls, and so does not see them here either.
+    let own = parsed(export(&["--arguments-for", "grace"]));
+    assert_eq!(own.as_array().unwrap().len(), 1);
+    assert!(own[0].get("arguments").is_none());
+    assert!(!export(&["--arguments-for", "nobody"]).status.success());
+    let csv = export(&["--format", "csv", "--arguments-for", "ada"]);
+    let csv = String::from_utf8(csv.stdout).unwrap();
+    assert_eq!(csv.lines().count(), 2);
+    assert!(csv.contains("\"\"amount_cents\"\":1234"), "{csv}");
+    let running = stand.start().await;
+    let mut auditor = stand.place.auditor().await;
+    let seen: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM audit.entries
+         WHERE kind = 'work_viewed' AND operator = 'ada' AND detail -> 'work' ? $1",
+    )
+    .bind(&call)
+    .fetch_one(&mut auditor)
+    .await
+    .unwrap();
+    assert_eq!(seen, 2);
+    drop(running);
 }
 
 /// The demo, on its home.

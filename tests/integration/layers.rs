@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the ground up. A module uses what stands in a line above its own, and nothing of its own line.
-const ORDER: [(&[&str], &str); 13] = [
+const ORDER: [(&[&str], &str); 14] = [
     (
         &[
             "ids",
@@ -40,10 +40,8 @@ const ORDER: [(&[&str], &str); 13] = [
         &["approvals"],
         "a last vote sends a call down the request path again",
     ),
-    (
-        &["workers", "resolving"],
-        "the same without anybody asking, and what people do instead of the gateway",
-    ),
+    (&["resolving"], "what people do instead of the gateway"),
+    (&["workers"], "the same without anybody asking"),
     (&["http"], "the listeners' routes"),
     (&["server"], "the process"),
     (&["demo"], "a world around it"),

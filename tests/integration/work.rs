@@ -152,14 +152,8 @@ async fn what_an_operator_may_not_say_changes_nothing() {
     let mut wrong = executed(5);
     wrong["result"] = json!({"refund": 1});
     let invalid = act(&world, "bob", lost, "resolve", wrong).await;
-    assert_eq!(
-        invalid.problem(422, "invalid_arguments").body["errors"]
-            .as_array()
-            .unwrap()
-            .len()
-            > 0,
-        true
-    );
+    let invalid = invalid.problem(422, "invalid_arguments");
+    assert!(!invalid.body["errors"].as_array().unwrap().is_empty());
     for (field, value) in [
         ("evidence", json!("")),
         ("evidence", json!("x".repeat(2_001))),
@@ -477,7 +471,7 @@ async fn a_lease_ends_for_others_and_never_for_the_gateway() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn claiming_against_the_release_of_the_halt_gives_each_call_to_one() {
-    const ROUNDS: usize = 12;
+    const ROUNDS: usize = 10;
     const CALLS: u32 = 25;
     let world = Arc::new(by_hand().start().await);
     let (mut by_people, mut by_gateway) = (0, 0);
