@@ -17,9 +17,11 @@ use crate::{
 
 mod file;
 mod interpolate;
+mod limits;
 mod read;
 
 pub use interpolate::Variables;
+pub use limits::Limits;
 pub use read::{read_directory, read_file};
 
 /// Everything that `serve` needs to know before it opens contracts and policies.
@@ -66,29 +68,6 @@ pub enum Database {
         /// For the role that owns the tables; runs the migrations at start when given.
         owner_url: Option<Secret>,
     },
-}
-
-/// Bounds on what one caller can make the gateway hold.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Connections a listener holds at the same time.
-    pub max_connections: usize,
-    /// How long a client may take to send a request's head, and may keep a connection without sending one.
-    pub head_timeout: Duration,
-    /// How long a client may take to send a request's body.
-    pub client_read_timeout: Duration,
-    /// How long a client may read nothing of an answer that waits for it.
-    pub client_write_timeout: Duration,
-    /// The longest that `Prefer: wait=N` holds a connection.
-    pub max_wait: Duration,
-    /// How long a call waits for its record before it is refused.
-    pub record_timeout: Duration,
-    /// How long shutdown waits for calls in flight.
-    pub shutdown_timeout: Duration,
-    /// For how long an ended call keeps its idempotency key and its answer.
-    pub answer_retention: Duration,
-    /// For how long nobody else may claim what an operator has claimed of the work list.
-    pub work_lease: Duration,
 }
 
 /// One API behind the gateway.
@@ -243,17 +222,7 @@ impl Resolver<'_> {
             master_secret: master_secret.unwrap_or(Secret::new("")),
             tools: self.base.join(&written.tools),
             policies: self.base.join(&written.policies),
-            limits: Limits {
-                max_connections: written.limits.max_connections,
-                head_timeout: Duration::from_millis(written.limits.head_timeout_ms),
-                client_read_timeout: Duration::from_millis(written.limits.client_read_timeout_ms),
-                client_write_timeout: Duration::from_millis(written.limits.client_write_timeout_ms),
-                max_wait: Duration::from_secs(written.limits.max_wait_seconds),
-                record_timeout: Duration::from_millis(written.limits.record_timeout_ms),
-                shutdown_timeout: Duration::from_secs(written.limits.shutdown_timeout_seconds),
-                answer_retention: Duration::from_secs(written.limits.answer_retention_seconds),
-                work_lease: Duration::from_secs(written.limits.work_lease_seconds),
-            },
+            limits: Limits::from(&written.limits),
             apis,
             agents,
             operators,

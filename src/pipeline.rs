@@ -31,6 +31,7 @@ mod park;
 mod record;
 mod resume;
 mod seen;
+mod telling;
 mod tries;
 
 pub use answer::Reply;
@@ -38,10 +39,10 @@ pub use authorize::Permit;
 pub use by_hand::{ByHandAnswer, answer_by_hand};
 pub(crate) use contract::is_json;
 pub(crate) use identify::{agent, owner_of_key};
-pub(crate) use park::WAITS_FOR_HAND;
 pub use park::{BY_OPERATOR, FOUND_EXECUTED, Kept, Standing, standing};
 pub use record::Recorded;
 pub use resume::{may_claim, resume};
+pub(crate) use telling::WAITS_FOR_HAND;
 
 /// How a call came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,14 +188,16 @@ async fn steps(
     let caller = identify::identify(app, &arrival.headers, arrival.received_at, trail).await?;
     let call = contract::check(app, caller, arrival, trail).await?;
     if let Some(kept) = park::same_key(app, &call).await? {
-        return Ok(park::reply(app, &call, kept).await);
+        return Ok(telling::reply(app, &call, kept).await);
     }
     match authorize::authorize(app, call, &authorize::Earned::none(), trail)? {
         authorize::Verdict::Permit(permit) => {
             let before = before::read(app, permit.call()).await?;
             let recorded = match record::intent(app, permit, before).await? {
                 record::Begun::Now(recorded) => recorded,
-                record::Begun::Before(call, kept) => return Ok(park::reply(app, &call, kept).await),
+                record::Begun::Before(call, kept) => {
+                    return Ok(telling::reply(app, &call, kept).await);
+                }
             };
             let exchange = forward::forward(app, recorded).await;
             let settled = record::outcome(app, exchange).await;
@@ -202,11 +205,11 @@ async fn steps(
         }
         authorize::Verdict::Park(parking) => {
             let (call, kept) = park::park(app, parking).await?;
-            Ok(park::reply(app, &call, kept).await)
+            Ok(telling::reply(app, &call, kept).await)
         }
         authorize::Verdict::ByHand(halted) => {
             let (call, kept) = by_hand::list_new(app, halted).await?;
-            Ok(park::reply(app, &call, kept).await)
+            Ok(telling::reply(app, &call, kept).await)
         }
     }
 }
