@@ -137,6 +137,14 @@ pub enum Kind {
     DestinationDisabled,
     /// It is sent to again.
     DestinationEnabled,
+    /// A call that may not be sent goes to the work list, to be done by hand.
+    WorkListed,
+    /// An operator was shown the work list, or the real arguments of an item that they have claimed.
+    WorkViewed,
+    /// An operator took an item of the work list.
+    WorkClaimed,
+    /// An operator gave it back.
+    WorkReleased,
 }
 
 impl Kind {
@@ -191,6 +199,10 @@ impl Kind {
             Self::DeliveryRedelivered => "delivery_redelivered",
             Self::DestinationDisabled => "destination_disabled",
             Self::DestinationEnabled => "destination_enabled",
+            Self::WorkListed => "work_listed",
+            Self::WorkViewed => "work_viewed",
+            Self::WorkClaimed => "work_claimed",
+            Self::WorkReleased => "work_released",
         }
     }
 }

@@ -282,7 +282,7 @@ pub async fn lock(
 }
 
 /// Turns a pending approval whose time is not over into an approved one, and its call with it. False when it is
-/// not pending (any more), frozen or overdue.
+/// not pending (any more), frozen (unless `may_be_frozen`) or overdue. The time that a clock stood still is added to what is left.
 ///
 /// # Errors
 /// When the database is away.
@@ -290,11 +290,16 @@ pub async fn approve(
     connection: &mut PgConnection,
     id: &str,
     call_id: &str,
+    may_be_frozen: bool,
 ) -> Result<bool, StoreError> {
     let approved = sqlx::query!(
-        "UPDATE toolgate.approvals SET state = 'approved', decided_at = now()
-         WHERE approval_id = $1 AND state = 'pending' AND frozen_at IS NULL AND expires_at > now()",
-        id
+        "UPDATE toolgate.approvals
+         SET state = 'approved', decided_at = now(), frozen_at = NULL,
+             expires_at = expires_at + COALESCE(greatest(now(), frozen_at) - frozen_at, interval '0')
+         WHERE approval_id = $1 AND state = 'pending'
+           AND CASE WHEN frozen_at IS NULL THEN expires_at > now() ELSE $2 END",
+        id,
+        may_be_frozen
     )
     .execute(&mut *connection)
     .await?;
