@@ -144,4 +144,6 @@ BEGIN
 END
 $$;
 
+COMMENT ON TYPE audit.entry_kind IS 'What an entry tells of: refusal (a call was refused before anything was sent), parked (a call waits for people), intent (a call is about to be sent), outcome (what became of it), ended (a parked call ended unsent), run_opened, run_ended, approval_vote, approval_viewed (an operator was shown real arguments), halt, resume (a kill switch was pulled, released), key_created, gateway_started, gateway_stopped, operator_refused, audit_read (an operator read what was recorded or what is halted), agent_refused (an agent was refused something other than a call), signing_key_changed, approval_escalated (a parked call was opened to more people), delegation_granted, delegation_revoked, stream_opened (an operator began to follow the approvals), delivery_dead (a message to people was given up), delivery_redelivered, destination_disabled, destination_enabled, work_listed (a call that may not be sent goes to the work list), work_viewed (an operator was shown the work list, or the real arguments of what they have claimed), work_claimed, work_released.';
+
 CREATE OR REPLACE FUNCTION toolgate.schema_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 20';

@@ -51,3 +51,4 @@ mod support;
 mod tampering;
 mod wire;
 mod work;
+mod work_approved;

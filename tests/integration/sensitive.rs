@@ -72,7 +72,7 @@ unless { context.approvals.contains("communications") };
 "#;
 
 /// An API that tells what it knows of people, and repeats addresses in its errors.
-async fn api() -> RawApi {
+pub async fn api() -> RawApi {
     let person = json!({"id": "1", "email": EMAIL, "card": CARD, "key": KEY, "note": format!("call {EMAIL}")}).to_string();
     let letter = json!({"ok": true, "to": EMAIL}).to_string();
     RawApi::start(move |request| {
@@ -93,7 +93,7 @@ async fn api() -> RawApi {
     .await
 }
 
-fn setup(api: &RawApi, rule: &str) -> Setup {
+pub fn setup(api: &RawApi, rule: &str) -> Setup {
     probe::setup(api)
         .tool("probe.yaml", "", &TOOLS.replace("RULE", rule))
         .policy("probe.cedar", "", WAITING)
@@ -421,8 +421,8 @@ async fn an_operator_sees_what_their_roles_let_them_see_and_that_is_recorded() {
     let api = api().await;
     let mut world = setup(&api, "pass")
         .config(
-            "role: communications\n    approvals: 1\n",
-            "role: communications\n    approvals: 1\n    shows: [pii]\n",
+            "requires: [{ role: communications, approvals: 1 }]\n",
+            "requires: [{ role: communications, approvals: 1 }]\n    shows: [pii]\n",
         )
         .start()
         .await;

@@ -11,12 +11,12 @@ use crate::{
     support::{Answer, Setup, World, send},
 };
 
-async fn act(world: &World, who: &str, call: &str, verb: &str, body: Value) -> Answer {
+pub async fn act(world: &World, who: &str, call: &str, verb: &str, body: Value) -> Answer {
     let path = format!("/v1/work/{call}/{verb}");
     send(world.operator(who, Method::POST, &path).json(&body)).await
 }
 
-async fn waiting(world: &World, query: &str) -> Vec<Value> {
+pub async fn waiting(world: &World, query: &str) -> Vec<Value> {
     let path = format!("/v1/work?{query}");
     let listed = send(world.operator("ada", Method::GET, &path))
         .await
@@ -28,7 +28,7 @@ fn refund(amount_cents: u32) -> Value {
     json!({"refund": "rf_hand", "customer": "c_1001", "amount_cents": amount_cents, "currency": "EUR", "status": "succeeded"})
 }
 
-fn executed(amount_cents: u32) -> Value {
+pub fn executed(amount_cents: u32) -> Value {
     json!({"found": "executed", "status": 201, "result": refund(amount_cents),
            "evidence": "https://desk.example/refunds/rf_hand", "note": "done in the back office"})
 }
@@ -395,8 +395,8 @@ async fn a_halt_of_the_caller_and_a_contract_that_says_nothing_refuse() {
 async fn a_tier_can_say_that_people_do_what_it_approves() {
     let world = Setup::shipped()
         .config(
-            "finance:\n    role: finance\n",
-            "finance:\n    role: finance\n    execution: work_list\n",
+            "finance:\n    requires: [{ role: finance, approvals: 1 }]\n",
+            "finance:\n    requires: [{ role: finance, approvals: 1 }]\n    execution: work_list\n",
         )
         .start()
         .await;
