@@ -19,9 +19,9 @@ use crate::{
     contracts::{self, Catalog, Contract},
     delivery::Delivery,
     diagnostics::{Finding, SourceFile},
-    ids::KeyId,
+    ids::{KeyId, KillSwitchId},
     keys::{KnownKey, KnownKeys},
-    killswitch::{KillSwitch, KillSwitches},
+    killswitch::{KillSwitch, KillSwitches, journal::Journal},
     parked::{Resuming, Waiters},
     policy::{self, Policies},
     redaction::{Cut, Marks, Redactor, shown_schema},
@@ -95,6 +95,10 @@ pub struct App {
     pub rehashing: Arc<Mutex<HashSet<KeyId>>>,
     /// What is halted.
     pub kill_switches: KillSwitches,
+    /// Where halts are kept until they are recorded.
+    pub journal: Option<Journal>,
+    /// Halts in the journal that an earlier gateway left there.
+    pub unrecorded: Mutex<HashSet<KillSwitchId>>,
     /// Open runs.
     pub runs: Runs,
     /// The way to the records.
@@ -146,7 +150,7 @@ pub enum StartError {
     #[error("{0}")]
     Destination(String),
     /// A kill switch that is kept cannot be understood, and must not be ignored.
-    #[error("a kill switch in the database cannot be read: {0}")]
+    #[error("a kill switch that is kept cannot be read: {0}")]
     KillSwitch(String),
     /// The tables are older or newer than this program.
     #[error(
@@ -296,12 +300,31 @@ impl App {
                 }),
             );
         }
-        let held = store::kill_switches::active(&mut connection)
+        let mut held = store::kill_switches::active(&mut connection)
             .await?
             .iter()
             .map(KillSwitch::from_row)
             .collect::<Result<Vec<_>, _>>()
             .map_err(StartError::KillSwitch)?;
+        let journal = config
+            .state_directory
+            .as_deref()
+            .map(Journal::open)
+            .transpose()
+            .map_err(|error| {
+                StartError::KillSwitch(format!("the state directory cannot be used: {error}"))
+            })?;
+        let mut unrecorded = HashSet::new();
+        if let Some(journal) = &journal {
+            for kill_switch in journal.all().map_err(StartError::KillSwitch)? {
+                // Recorded after all: held already if it still holds.
+                if !store::kill_switches::is_known(&mut connection, &kill_switch.id).await? {
+                    tracing::warn!(kill_switch = %kill_switch.id, "a halt that was not recorded before the last stop holds again");
+                    unrecorded.insert(kill_switch.id.clone());
+                    held.push(kill_switch);
+                }
+            }
+        }
         let keys = KnownKeys::new(store::keys::all(&mut connection).await?);
         drop(connection);
         let lost = keys.lost(&keyring.secret_ids());
@@ -330,6 +353,8 @@ impl App {
             keys: RwLock::new(Arc::new(keys)),
             rehashing: Arc::default(),
             kill_switches: KillSwitches::new(held),
+            journal,
+            unrecorded: Mutex::new(unrecorded),
             runs: Runs::new(recorder.clone(), pool.clone()),
             recorder,
             pool,

@@ -13,6 +13,7 @@ use crate::{
     call::Consequence,
     clock,
     composition::{Case, Voice},
+    contracts::WhileHalted,
     entry::{Entry, Kind, Outcome},
     ids::{ApprovalId, CallId},
     killswitch::Target,
@@ -201,17 +202,27 @@ pub async fn find(app: &App, id: &str) -> Result<ApprovalRow, Refusal> {
         .ok_or_else(unknown)
 }
 
+/// The kill switch for which this call cannot be approved now. None where the call is done by hand while it is halted: that needs
+/// the approval first.
 fn halted(app: &App, row: &ApprovalRow) -> Option<crate::ids::KillSwitchId> {
     let consequence = Consequence::ALL
         .into_iter()
         .find(|consequence| consequence.as_str() == row.consequence)?;
-    app.kill_switches.covering(&Target {
+    let target = Target {
         api: &row.api,
         tool: &row.tool,
         consequence,
         agent: &row.agent,
         run: &row.run_id,
-    })
+    };
+    let by_hand = is_done_by_hand(app, row) && !app.kill_switches.stops_caller(&target);
+    app.kill_switches.covering(&target).filter(|_| !by_hand)
+}
+
+fn is_done_by_hand(app: &App, row: &ApprovalRow) -> bool {
+    app.tools
+        .get(&row.tool)
+        .is_some_and(|tool| tool.contract.while_halted == WhileHalted::WorkList)
 }
 
 async fn count(
@@ -222,6 +233,8 @@ async fn count(
     ballot: Ballot,
 ) -> Result<Counted, Refusal> {
     let (id, call, shared) = (row.approval_id.clone(), call.clone(), Arc::clone(app));
+    // Its time stands still all the same. A kill switch on its caller was looked for before this.
+    let may_be_frozen = is_done_by_hand(app, row);
     app.recorder
         .act(move |connection| {
             async move {
@@ -239,7 +252,7 @@ async fn count(
                 if row.overdue {
                     return Ok((Vec::new(), Counted::Overdue));
                 }
-                if row.frozen_at.is_some() && ballot.vote == Vote::Approve {
+                if row.frozen_at.is_some() && ballot.vote == Vote::Approve && !may_be_frozen {
                     return Ok((Vec::new(), Counted::Frozen));
                 }
                 if row.digest != ballot.digest {
@@ -253,7 +266,7 @@ async fn count(
                     row,
                     &call,
                     voice,
-                    &ballot,
+                    (&ballot, may_be_frozen),
                     &mut entries,
                 )
                 .await?;
@@ -283,7 +296,7 @@ async fn cast(
     row: ApprovalRow,
     call: &CallId,
     mut voice: Voice,
-    ballot: &Ballot,
+    (ballot, may_be_frozen): (&Ballot, bool),
     entries: &mut Vec<Entry>,
 ) -> Result<Counted, StoreError> {
     let id = row.approval_id.clone();
@@ -368,7 +381,7 @@ async fn cast(
             ));
         }
         Vote::Approve if case.is_fulfilled(app) => {
-            if !store::approvals::approve(connection, &id, call.as_str()).await? {
+            if !store::approvals::approve(connection, &id, call.as_str(), may_be_frozen).await? {
                 // Its time ran out between the two looks: the whole transaction is undone.
                 return Err(StoreError::Conflict(
                     "the approval is not pending any more".to_owned(),

@@ -12,6 +12,7 @@ mod check;
 mod keys;
 mod psql;
 mod serve;
+mod work;
 
 /// The policy-enforcing gateway between AI agents and the tool APIs they call.
 #[derive(Debug, Parser)]
@@ -35,6 +36,9 @@ enum Command {
     /// What was recorded: whether it still is what was written, and how to find a value in it.
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// What waits for people, also while the gateway is down.
+    #[command(subcommand)]
+    Work(work::Work),
     /// What the policies are written against.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -113,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Keys(KeysCommand::Create(args)) => run(keys::create(args)),
         Command::Keys(KeysCommand::Secrets(args)) => run(keys::secrets(args)),
         Command::Audit(command) => run(audit::run(command)),
+        Command::Work(command) => run(work::run(command)),
         Command::Policy(PolicyCommand::Schema(args)) => check::schema(&args.config),
         Command::Psql(args) => psql::run(args.home, &args.arguments),
     };

@@ -20,7 +20,7 @@ use crate::{
 
 mod makers;
 
-pub use makers::is_maker;
+pub use makers::{Origin, asked_for, is_maker};
 
 /// An approval with what it asks for and what was said.
 #[derive(Debug)]

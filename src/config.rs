@@ -22,6 +22,7 @@ mod checkpoints;
 mod destinations;
 mod file;
 mod interpolate;
+mod limits;
 mod people;
 mod read;
 mod records;
@@ -31,6 +32,7 @@ mod tiers;
 pub use checkpoints::Checkpoints;
 pub use destinations::{Channel, Destination, EVENTS, Email, Encryption, Endpoint};
 pub use interpolate::Variables;
+pub use limits::Limits;
 pub use read::{read_directory, read_file};
 pub use records::Records;
 pub use tiers::{Escalation, Tier};
@@ -66,6 +68,8 @@ pub struct Config {
     pub agents: BTreeMap<Arc<str>, Arc<Agent>>,
     /// The people who may approve, halt and read.
     pub operators: BTreeMap<Arc<str>, Operator>,
+    /// Where halts are kept that the database does not have yet; nowhere if there is none.
+    pub state_directory: Option<PathBuf>,
     /// What it takes to approve what is parked in which tier.
     pub tiers: BTreeMap<Arc<str>, Tier>,
     /// The operators' base URL as people reach it, for links.
@@ -99,31 +103,6 @@ pub enum Database {
         /// For the role that owns the tables; runs the migrations at start when given.
         owner_url: Option<Secret>,
     },
-}
-
-/// Bounds on what one caller can make the gateway hold.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Connections a listener holds at the same time.
-    pub max_connections: usize,
-    /// How long a client may take to send a request's head, and may keep a connection without sending one.
-    pub head_timeout: Duration,
-    /// How long a client may take to send a request's body.
-    pub client_read_timeout: Duration,
-    /// How long a client may read nothing of an answer that waits for it.
-    pub client_write_timeout: Duration,
-    /// The longest that `Prefer: wait=N` holds a connection.
-    pub max_wait: Duration,
-    /// How long a call waits for its record before it is refused.
-    pub record_timeout: Duration,
-    /// How long shutdown waits for calls in flight.
-    pub shutdown_timeout: Duration,
-    /// How much of a value is recorded.
-    pub recorded: Caps,
-    /// Values that one run may know by reference; what is beyond is masked.
-    pub max_references_per_run: u32,
-    /// The longest for which an operator may lend their right to vote.
-    pub longest_delegation: Duration,
 }
 
 /// One API behind the gateway.
@@ -196,6 +175,17 @@ impl Operator {
     }
 }
 
+/// Who executes an approved call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Execution {
+    /// The gateway sends it.
+    #[default]
+    Gateway,
+    /// It goes to the work list, and an operator does it by hand.
+    WorkList,
+}
+
 /// Reads, resolves and checks a config file. Every problem found is reported, and a config comes back only
 /// when there is none; notes are no problems.
 pub fn load(file: &SourceFile, variables: &Variables) -> (Option<Config>, Vec<Finding>) {
@@ -256,7 +246,13 @@ impl Resolver<'_> {
         let checkpoints = self.checkpoints(&written.checkpoints, database.as_ref());
         let recorded = self.recorded(&written.limits);
         let records = self.records(&written.records);
+        let state_directory = match (&written.state_directory, &database) {
+            (Some(raw), _) => self.text(raw).map(PathBuf::from),
+            (None, Some(Database::BuiltIn { home })) => Some(home.join("state")),
+            (None, _) => None,
+        };
         Config {
+            state_directory,
             agents_address: written.listeners.agents,
             operators_address: written.listeners.operators,
             database: database.unwrap_or(Database::BuiltIn {
@@ -266,21 +262,10 @@ impl Resolver<'_> {
             previous_master_secrets,
             tools: self.base.join(&written.tools),
             policies: self.base.join(&written.policies),
-            limits: Limits {
-                max_connections: written.limits.max_connections,
-                head_timeout: Duration::from_millis(written.limits.head_timeout_ms),
-                client_read_timeout: Duration::from_millis(written.limits.client_read_timeout_ms),
-                client_write_timeout: Duration::from_millis(written.limits.client_write_timeout_ms),
-                max_wait: Duration::from_secs(written.limits.max_wait_seconds),
-                record_timeout: Duration::from_millis(written.limits.record_timeout_ms),
-                shutdown_timeout: Duration::from_secs(written.limits.shutdown_timeout_seconds),
-                recorded,
-                max_references_per_run: written.limits.max_references_per_run,
-                longest_delegation: Duration::from_secs(written.limits.longest_delegation_seconds),
-            },
             checkpoints,
             answers: written.answers,
             records,
+            limits: Limits::new(&written.limits, recorded),
             apis,
             agents,
             operators,

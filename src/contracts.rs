@@ -10,6 +10,7 @@ mod body;
 mod catalog;
 mod close;
 mod effects;
+mod fallback;
 mod form;
 mod heading;
 mod inbound;
@@ -28,7 +29,7 @@ mod tests;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use http::Method;
+use http::{HeaderName, Method};
 use jsonschema::Validator;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -37,6 +38,7 @@ pub use self::{
     binding::{BodyFormat, NotABodyFormat},
     catalog::{Catalog, Matched, RouteError},
     effects::{Before, OnFailure},
+    fallback::WhileHalted,
     inbound::RequestError,
     load::load,
     outbound::{BuildError, UpstreamRequest},
@@ -70,6 +72,10 @@ pub struct Contract {
     pub stream: bool,
     /// Whether the same request may be sent again after a failure.
     pub idempotent: bool,
+    /// The request header by which the API recognises a request that it has had before; the call's id travels in it.
+    pub idempotency_header: Option<HeaderName>,
+    /// What becomes of a call that a kill switch covers.
+    pub while_halted: WhileHalted,
     /// Bounds of one call.
     pub limits: Limits,
     /// The read that fetches the state before.

@@ -139,6 +139,14 @@ pub enum Kind {
     DestinationEnabled,
     /// A month's entries are about to be dropped, after an export that verifies.
     PartitionDropped,
+    /// A call that may not be sent goes to the work list, to be done by hand.
+    WorkListed,
+    /// An operator was shown the work list, or the real arguments of an item that they have claimed.
+    WorkViewed,
+    /// An operator took an item of the work list.
+    WorkClaimed,
+    /// An operator gave it back.
+    WorkReleased,
 }
 
 impl Kind {
@@ -194,6 +202,10 @@ impl Kind {
             Self::DestinationDisabled => "destination_disabled",
             Self::DestinationEnabled => "destination_enabled",
             Self::PartitionDropped => "partition_dropped",
+            Self::WorkListed => "work_listed",
+            Self::WorkViewed => "work_viewed",
+            Self::WorkClaimed => "work_claimed",
+            Self::WorkReleased => "work_released",
         }
     }
 }

@@ -84,6 +84,11 @@ pub fn operators(app: Arc<App>) -> Router {
             "/v1/kill-switches/{kill_switch}",
             delete(operator::kill_switches::release),
         )
+        .route("/v1/work", get(operator::work::list))
+        .route("/v1/work/{work}", get(operator::work::show))
+        .route("/v1/work/{work}/claim", post(operator::work::claim))
+        .route("/v1/work/{work}/release", post(operator::work::release))
+        .route("/v1/work/{work}/resolve", post(operator::work::resolve))
         .route("/v1/runs", get(operator::history::runs))
         .route("/v1/runs/{run}", get(operator::history::run))
         .route("/v1/calls/{call}", get(operator::history::call))

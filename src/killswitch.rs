@@ -14,6 +14,8 @@ use crate::{
     upstream::{Gate, Halted},
 };
 
+pub mod journal;
+
 /// What a kill switch stops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
@@ -200,6 +202,15 @@ impl KillSwitches {
             .iter()
             .find(|kill_switch| kill_switch.scope.covers(target))
             .map(|kill_switch| kill_switch.id.clone())
+    }
+
+    /// Whether a kill switch stops the caller itself, its agent or its run, and not only the way to the API: then nobody does
+    /// its calls by hand either.
+    pub fn stops_caller(&self, target: &Target<'_>) -> bool {
+        self.held.read().iter().any(|kill_switch| {
+            matches!(kill_switch.scope, Scope::Agent(_) | Scope::Run(_))
+                && kill_switch.scope.covers(target)
+        })
     }
 
     /// All that hold, oldest first.

@@ -41,6 +41,7 @@ pub mod problem;
 pub mod quorum;
 pub mod reason;
 pub mod redaction;
+pub mod resolving;
 pub mod runs;
 pub mod secrets;
 pub mod server;

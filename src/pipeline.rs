@@ -27,6 +27,7 @@ use crate::{
 pub mod answer;
 mod authorize;
 mod before;
+mod by_hand;
 mod contract;
 mod forward;
 mod identify;
@@ -37,15 +38,19 @@ mod resume;
 mod same;
 mod seen;
 mod shown;
+mod telling;
+mod tries;
 
 pub use answer::Reply;
 pub use authorize::Permit;
+pub use by_hand::{ByHandAnswer, answer_by_hand};
 pub(crate) use contract::is_json;
 pub(crate) use identify::{agent, owner_of_key};
-pub use park::{Kept, Standing, standing};
-pub use record::Recorded;
-pub use resume::resume;
+pub use park::{BY_OPERATOR, FOUND_EXECUTED, Kept, Standing, standing};
+pub use record::{Held, NotClaimed, Recorded};
+pub use resume::{may_claim, not_claimed, resume};
 pub use same::IdempotencyKey;
+pub(crate) use telling::WAITS_FOR_HAND;
 
 /// How a call came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,7 +202,7 @@ async fn steps(
     let caller = identify::identify(app, &arrival.headers, arrival.received_at, trail).await?;
     let call = contract::check(app, caller, arrival, trail).await?;
     if let Some(kept) = same::same_key(app, &call).await? {
-        return Ok(park::reply(app, &call, kept).await);
+        return Ok(telling::reply(app, &call, kept).await);
     }
     match authorize::authorize(app, call, &authorize::Earned::none(), trail)? {
         authorize::Verdict::Permit(permit) => {
@@ -205,7 +210,9 @@ async fn steps(
             trail.has_begun = true;
             let recorded = match record::intent(app, permit, before).await? {
                 record::Begun::Now(recorded) => recorded,
-                record::Begun::Before(call, kept) => return Ok(park::reply(app, &call, kept).await),
+                record::Begun::Before(call, kept) => {
+                    return Ok(telling::reply(app, &call, kept).await);
+                }
             };
             let exchange = forward::forward(app, recorded).await;
             let settled = record::outcome(app, exchange).await;
@@ -214,7 +221,11 @@ async fn steps(
         authorize::Verdict::Park(parking) => {
             trail.has_begun = true;
             let (call, kept) = park::park(app, parking).await?;
-            Ok(park::reply(app, &call, kept).await)
+            Ok(telling::reply(app, &call, kept).await)
+        }
+        authorize::Verdict::ByHand(halted) => {
+            let (call, kept) = by_hand::list_new(app, halted).await?;
+            Ok(telling::reply(app, &call, kept).await)
         }
     }
 }

@@ -44,6 +44,14 @@ pub const fn status_and_title(reason: Reason) -> (StatusCode, &'static str) {
             StatusCode::FORBIDDEN,
             "NOT executed: what was approved no longer holds",
         ),
+        Reason::ByHand => (
+            StatusCode::FORBIDDEN,
+            "NOT executed: the call waits to be done by hand",
+        ),
+        Reason::NotExecuted => (
+            StatusCode::CONFLICT,
+            "NOT executed: an operator has looked, and says so",
+        ),
         Reason::Halted => (StatusCode::SERVICE_UNAVAILABLE, "Halted by the kill switch"),
         Reason::RecordUnavailable => (
             StatusCode::SERVICE_UNAVAILABLE,

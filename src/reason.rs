@@ -33,6 +33,10 @@ pub enum Reason {
     ApprovalExpired,
     /// What was approved no longer holds.
     ApprovalVoided,
+    /// It waits to be done by hand.
+    ByHand,
+    /// An operator says that it was not executed and will not be.
+    NotExecuted,
     /// A kill switch covers it.
     Halted,
     /// The record could not be committed.
@@ -78,6 +82,8 @@ impl Reason {
             Self::ApprovalDenied => "approval_denied",
             Self::ApprovalExpired => "approval_expired",
             Self::ApprovalVoided => "approval_voided",
+            Self::ByHand => "by_hand",
+            Self::NotExecuted => "not_executed",
             Self::Halted => "halted",
             Self::RecordUnavailable => "record_unavailable",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -96,7 +102,7 @@ impl Reason {
 
     /// The reason of a code that was kept in the database.
     pub fn from_code(code: &str) -> Option<Self> {
-        const ALL: [Reason; 26] = [
+        const ALL: [Reason; 28] = [
             Reason::Unauthenticated,
             Reason::UnknownTool,
             Reason::InvalidArguments,
@@ -110,6 +116,8 @@ impl Reason {
             Reason::ApprovalDenied,
             Reason::ApprovalExpired,
             Reason::ApprovalVoided,
+            Reason::ByHand,
+            Reason::NotExecuted,
             Reason::Halted,
             Reason::RecordUnavailable,
             Reason::UpstreamUnreachable,

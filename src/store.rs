@@ -20,6 +20,7 @@ pub mod outbox;
 pub mod provision;
 pub mod references;
 pub mod runs;
+pub mod work;
 
 /// Why the database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

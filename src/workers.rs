@@ -10,6 +10,8 @@ use crate::app::App;
 mod close_abandoned;
 mod escalate_approvals;
 mod expire_approvals;
+mod forget;
+pub(crate) mod journal;
 mod refresh_keys;
 pub(crate) mod resume_approved;
 mod take_up_key;
@@ -66,6 +68,8 @@ pub fn start(app: &Arc<App>, stop: &CancellationToken) {
         "close_stale_connections",
         upkeep::close_stale,
     );
+    every(app, stop, Duration::from_secs(2), "journal", journal::turn);
+    every(app, stop, Duration::from_secs(60), "forget", forget::turn);
     every(
         app,
         stop,

@@ -2,21 +2,41 @@
 
 use unicode_normalization::UnicodeNormalization as _;
 
-use crate::{app::App, store::approvals::ApprovalRow};
+use crate::{app::App, config::Config, store::approvals::ApprovalRow};
 
 /// Words before a name that say it is a person's.
 const KINDS: [&str; 8] = [
     "operator", "user", "person", "human", "mailto", "acct", "email", "owner",
 ];
 
-/// Whether this operator is one of those who asked for the call.
+/// What is known of who asked for a call.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// The agent that made it.
+    pub agent: &'a str,
+    /// Who answered for that agent then, where it was kept.
+    pub owner: Option<&'a str>,
+    /// Who the agent said had triggered the run.
+    pub triggered_by: &'a str,
+}
+
+/// Whether this operator is one of those who asked for the call that waits for an approval.
 pub fn is_maker(app: &App, row: &ApprovalRow, operator: &str) -> bool {
-    let owns_it_now = app
-        .config
+    let origin = Origin {
+        agent: &row.agent,
+        owner: Some(&row.owner),
+        triggered_by: &row.triggered_by,
+    };
+    asked_for(&app.config, origin, operator)
+}
+
+/// The same of any call.
+pub fn asked_for(config: &Config, origin: Origin<'_>, operator: &str) -> bool {
+    let owns_it_now = config
         .agents
-        .get(row.agent.as_str())
+        .get(origin.agent)
         .is_some_and(|agent| *agent.owner == *operator);
-    row.owner == operator || owns_it_now || is_person(&row.triggered_by, operator)
+    origin.owner == Some(operator) || owns_it_now || is_person(origin.triggered_by, operator)
 }
 
 /// Whether a run's `triggered_by`, which the agent wrote, names this person: by the bare name, as `operator:name`, `user/name`,

@@ -32,6 +32,7 @@ pub(super) struct Config {
     pub public_url: Option<Spanned<String>>,
     #[serde(default)]
     pub destinations: BTreeMap<String, Spanned<destinations::Written>>,
+    pub state_directory: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +77,8 @@ pub(super) struct Limits {
     pub max_recorded_document_bytes: Option<Spanned<usize>>,
     pub max_references_per_run: u32,
     pub longest_delegation_seconds: u64,
+    pub answer_retention_seconds: u64,
+    pub work_lease_seconds: u64,
 }
 
 impl Default for Limits {
@@ -92,6 +95,8 @@ impl Default for Limits {
             max_recorded_document_bytes: None,
             max_references_per_run: 1_000,
             longest_delegation_seconds: 30 * 86_400,
+            answer_retention_seconds: 86_400,
+            work_lease_seconds: 1_800,
         }
     }
 }
@@ -200,6 +205,8 @@ pub(super) struct Tier {
     pub expires_in_seconds: u64,
     pub shows: Option<Vec<Spanned<String>>>,
     pub escalates: Option<Spanned<Escalates>>,
+    #[serde(default)]
+    pub execution: super::Execution,
 }
 
 #[derive(Deserialize)]

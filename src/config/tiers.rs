@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Agent, Operator, Resolver, Spanned, file};
+use super::{Agent, Execution, Operator, Resolver, Spanned, file};
 use crate::{
     diagnostics::Finding,
     quorum::{self, Member, Requirement},
@@ -29,6 +29,8 @@ pub struct Tier {
     pub escalates: Option<Escalation>,
     /// The classes of sensitive values that its people see in what waits here. The others are masked.
     pub shows: Vec<String>,
+    /// Who executes what is approved here.
+    pub execution: Execution,
 }
 
 /// One step of an escalation.
@@ -81,6 +83,7 @@ impl Resolver<'_> {
             let shows = self.shows(&spanned.value);
             let tier = Tier {
                 shows,
+                execution: spanned.value.execution,
                 requires,
                 denials: spanned.value.denials,
                 expires_in: Duration::from_secs(spanned.value.expires_in_seconds),

@@ -6,6 +6,7 @@ use super::{
     Contract,
     binding::{Binding, Body, BodyFormat},
     effects::Effects,
+    fallback::WhileHalted,
     heading::Heading,
     load::Options,
 };
@@ -41,6 +42,8 @@ pub(super) fn assemble(
         on_output_violation: options.on_output_violation,
         stream: options.stream,
         idempotent: options.idempotent,
+        idempotency_header: options.fallback.idempotency_header,
+        while_halted: options.fallback.while_halted,
         limits: options.limits,
         before: effects.before,
         changed: effects.changed,
@@ -97,6 +100,12 @@ fn in_full(contract: &Contract) -> Value {
     if let Some(whole) = whole.as_object_mut() {
         if let Some(before) = &contract.before {
             whole.insert("before".to_owned(), json!(before));
+        }
+        if let Some(header) = &contract.idempotency_header {
+            whole.insert("idempotency_header".to_owned(), json!(header.as_str()));
+        }
+        if contract.while_halted != WhileHalted::default() {
+            whole.insert("while_halted".to_owned(), json!(contract.while_halted));
         }
         if !contract.changed.is_empty() {
             whole.insert("changed".to_owned(), json!(contract.changed));

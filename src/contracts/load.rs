@@ -13,6 +13,7 @@ use super::{
     assemble::{Compiled, assemble},
     close,
     effects::{self, Unchecked},
+    fallback::{self, Fallback},
     heading::{self, Heading},
     lint,
     reader::{Reader, Spot},
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::diagnostics::{Finding, SourceFile};
 
-const FIELDS: [&str; 19] = [
+const FIELDS: [&str; 21] = [
     "name",
     "description",
     "api",
@@ -38,6 +39,8 @@ const FIELDS: [&str; 19] = [
     "on_output_violation",
     "stream",
     "idempotent",
+    "idempotency_header",
+    "while_halted",
     "limits",
     "before",
     "changed",
@@ -301,6 +304,7 @@ pub(super) struct Options {
     pub(super) on_output_violation: OnOutputViolation,
     pub(super) stream: bool,
     pub(super) idempotent: bool,
+    pub(super) fallback: Fallback,
     pub(super) limits: Limits,
 }
 
@@ -319,6 +323,7 @@ fn options(reader: &mut Reader<'_>, node: &Node) -> Options {
         on_output_violation: on_output_violation.unwrap_or_default(),
         stream: reader.flag(node, "stream"),
         idempotent: reader.flag(node, "idempotent"),
+        fallback: fallback::read(reader, node),
         limits: limits(reader, node),
     }
 }

@@ -148,6 +148,8 @@ fn approval_facts<'a>(row: &DueRow, text: &impl Fn(&str) -> Option<&'a str>) -> 
             "Decided by",
             Some(deciders.join(", ")).filter(|names| !names.is_empty()),
         ),
+        // Of what people did instead of the gateway.
+        ("Executed by", own("executed_by")),
         (
             "Expires",
             text("expires_at")

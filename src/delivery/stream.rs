@@ -20,7 +20,7 @@ const MOST_OF_ONE: usize = 8;
 /// Events that are told again to a follower that comes back.
 const LOOK_BACK: i64 = 1_000;
 /// What a follower is shown of an event: never an argument, never the agent's words.
-const SHOWN: [&str; 10] = [
+const SHOWN: [&str; 11] = [
     "approval",
     "call",
     "run",
@@ -31,6 +31,7 @@ const SHOWN: [&str; 10] = [
     "digest",
     "expires_at",
     "decided_by",
+    "executed_by",
 ];
 
 /// What a follower wants to see; nothing given is everything.

@@ -155,8 +155,12 @@ fn kept_state(kept: &pipeline::Kept) -> Value {
             "code": refusal.reason.code(),
             "detail": refusal.detail,
         }),
+        Standing::Parked { approval: None } => json!({ "detail": pipeline::WAITS_FOR_HAND }),
         Standing::Parked { .. } => json!({
             "detail": "NOT executed. The call waits for a person's approval; the gateway will execute it when that is given. Do not make it again.",
+        }),
+        Standing::ByHand => json!({
+            "detail": "An operator is doing the call by hand; it has no answer yet. Do not make it again.",
         }),
         Standing::Executing => json!({
             "detail": "The call is being executed and has no answer yet. Do not make it again.",
@@ -164,6 +168,9 @@ fn kept_state(kept: &pipeline::Kept) -> Value {
     };
     if let (Some(state), Value::Object(more)) = (state.as_object_mut(), more) {
         state.extend(more);
+        if let Some(whose) = kept.executed_by {
+            state.insert("executed_by".to_owned(), json!(whose));
+        }
     }
     state
 }

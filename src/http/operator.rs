@@ -27,6 +27,7 @@ pub(super) mod history;
 pub(super) mod kill_switches;
 mod reading;
 pub(super) mod stream;
+pub(super) mod work;
 
 /// The longest reason an operator may give.
 const REASON_BYTES: usize = 2_000;

@@ -58,7 +58,12 @@ impl Reply {
     }
 
     /// The API's whole answer, for one surface.
-    pub(super) fn answered(answer: ApiAnswer, surface: Surface, call: &CallId) -> Self {
+    pub(super) fn answered(
+        answer: ApiAnswer,
+        surface: Surface,
+        call: &CallId,
+        executed_by: Option<&str>,
+    ) -> Self {
         match surface {
             Surface::Transparent => {
                 let mut response = Response::new(Body::from(answer.body));
@@ -66,16 +71,18 @@ impl Reply {
                 *response.headers_mut() = answer.headers;
                 Self::of(response, call)
             }
-            Surface::ToolCall | Surface::Before => Self::json(
-                StatusCode::OK,
-                &json!({
+            Surface::ToolCall | Surface::Before => {
+                let mut body = json!({
                     "call": call,
                     "executed": true,
                     "status": answer.status.as_u16(),
                     "result": result_of(&answer),
-                }),
-                call,
-            ),
+                });
+                if let (Some(body), Some(whose)) = (body.as_object_mut(), executed_by) {
+                    body.insert("executed_by".to_owned(), json!(whose));
+                }
+                Self::json(StatusCode::OK, &body, call)
+            }
         }
     }
 }
@@ -104,7 +111,7 @@ pub(crate) fn result_of(answer: &ApiAnswer) -> Value {
 
 pub(super) fn reply(settled: Settled) -> Reply {
     match settled.received {
-        Received::Whole(answer) => Reply::answered(answer, settled.surface, &settled.call),
+        Received::Whole(answer) => Reply::answered(answer, settled.surface, &settled.call, None),
         Received::Stream {
             status,
             headers,

@@ -6,6 +6,8 @@ use super::{ToolCall, record::Trail};
 use crate::{
     app::App,
     clock::{self, Timestamp},
+    contracts::WhileHalted,
+    ids::KillSwitchId,
     policy::{CallRequest, Decision, RunFacts},
     reason::{Reason, Refusal},
 };
@@ -67,12 +69,22 @@ pub(super) struct Parking {
     pub decided_at: Timestamp,
 }
 
+/// A call that scopes and policies permit and a kill switch covers, whose contract says that people do it by hand then.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct ByHand {
+    pub permit: Permit,
+    pub kill_switch: KillSwitchId,
+}
+
 /// What was decided, short of a refusal.
 #[derive(Debug)]
 #[must_use]
 pub(super) enum Verdict {
     Permit(Permit),
     Park(Parking),
+    /// INVARIANT: its permit goes to the work list and never to `record`.
+    ByHand(ByHand),
 }
 
 pub(super) fn authorize(
@@ -81,8 +93,12 @@ pub(super) fn authorize(
     earned: &Earned,
     trail: &mut Trail,
 ) -> Result<Verdict, Refusal> {
-    if let Some(kill_switch) = app.kill_switches.covering(&call.target()) {
-        return Err(halted(kill_switch));
+    let kill_switch = app.kill_switches.covering(&call.target());
+    if let Some(kill_switch) = &kill_switch
+        && (call.tool.contract.while_halted == WhileHalted::Refuse
+            || app.kill_switches.stops_caller(&call.target()))
+    {
+        return Err(halted(kill_switch.clone()));
     }
     let scope = call.tool.contract.scope.as_str();
     let run_has_it = call.caller.run.scopes.iter().any(|held| held == scope);
@@ -120,11 +136,20 @@ pub(super) fn authorize(
     let decided_at = clock::now();
     trail.decided_at = Some(decided_at);
     match decision {
-        Decision::Permit { policies } => Ok(Verdict::Permit(Permit {
-            call,
-            policies,
-            decided_at,
-        })),
+        Decision::Permit { policies } => {
+            let permit = Permit {
+                call,
+                policies,
+                decided_at,
+            };
+            Ok(match kill_switch {
+                None => Verdict::Permit(permit),
+                Some(kill_switch) => Verdict::ByHand(ByHand {
+                    permit,
+                    kill_switch,
+                }),
+            })
+        }
         Decision::Park { tiers, policies } => Ok(Verdict::Park(Parking {
             call,
             tiers,
@@ -166,7 +191,7 @@ fn denied(call: &ToolCall, policies: Vec<String>, errors: bool, detail: Option<S
 }
 
 /// The refusal of a call that a kill switch covers.
-pub(super) fn halted(kill_switch: crate::ids::KillSwitchId) -> Refusal {
+pub(super) fn halted(kill_switch: KillSwitchId) -> Refusal {
     let mut refusal = Refusal::new(
         Reason::Halted,
         "An operator has halted this. Nothing was sent; try again after it is resumed.",

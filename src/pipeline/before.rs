@@ -108,6 +108,9 @@ async fn steps(
                 "The read before would need an approval of its own, which it cannot wait for.",
             )));
         }
+        Ok(Verdict::ByHand(by_hand)) => {
+            return Err(Stopped::Refused(authorize::halted(by_hand.kill_switch)));
+        }
         Err(refusal) => return Err(Stopped::Refused(refusal)),
     };
     let recorded = match record::intent(app, permit, None).await {

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{Surface, ToolCall, authorize, record::Recorded, seen::Seen, shown};
+use super::{Surface, ToolCall, authorize, record::Recorded, seen::Seen, shown, tries::Tries};
 use crate::{
     app::{ApiClient, App},
     clock::{self, Timestamp},
@@ -31,6 +31,8 @@ pub(super) struct Exchange {
     /// When it was handed to the API; `None` if it certainly was not.
     pub forwarded_at: Option<Timestamp>,
     pub received: Received,
+    /// For the record, where it was tried more than once.
+    pub tries: Option<Value>,
 }
 
 /// What came of sending.
@@ -90,22 +92,7 @@ pub(super) async fn forward(app: &App, recorded: Recorded) -> Exchange {
         sending: Sending::new(&app.kill_switches, call.target()),
         at: parking_lot::Mutex::new(None),
     };
-    let received = match prepare(app, call) {
-        Ok((client, request)) => {
-            // A kept answer must be whole, so that the same request to come gets it; and so must one that rules are applied to.
-            let stream = call.tool.contract.stream
-                && call.tool.answer_rules.is_none()
-                && call.surface == Surface::Transparent
-                && !recorded.is_kept();
-            send(app, client, call, request, stream, &gate).await
-        }
-        Err(refusal) => Received::Failed {
-            refusal,
-            outcome: Outcome::Failed,
-            status: None,
-            seen: Seen::default(),
-        },
-    };
+    let (received, tries) = exchange(app, &recorded, &gate).await;
     let received = hold_to_halt(app, call, received);
     let unsent =
         matches!(&received, Received::Failed { refusal, .. } if refusal.executed == Some(false));
@@ -114,6 +101,44 @@ pub(super) async fn forward(app: &App, recorded: Recorded) -> Exchange {
         recorded,
         forwarded_at,
         received,
+        tries,
+    }
+}
+
+/// Sends until there is an answer, or no further try is allowed.
+async fn exchange(app: &App, recorded: &Recorded, gate: &Timed<'_>) -> (Received, Option<Value>) {
+    let call = recorded.call();
+    // A kept answer must be whole, so that the same request to come gets it; and so must one that rules are applied to.
+    let stream = call.tool.contract.stream
+        && call.tool.answer_rules.is_none()
+        && call.surface == Surface::Transparent
+        && !recorded.is_kept();
+    let mut tries = Tries::of(recorded);
+    loop {
+        let (client, request) = match prepare(app, call) {
+            Ok(prepared) => prepared,
+            Err(refusal) => {
+                let failed = Received::Failed {
+                    refusal,
+                    outcome: Outcome::Failed,
+                    status: None,
+                    seen: Seen::default(),
+                };
+                return (failed, None);
+            }
+        };
+        let error = match send(app, client, call, request, stream, tries.time_left(), gate).await {
+            Ok(received) => return (received, tries.told(true)),
+            Err(error) => error,
+        };
+        tracing::warn!(call = %call.id, tool = %call.tool.name, %error, "no answer from the API");
+        match tries.after(error.clone()) {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => {
+                let counts = tries.worst().unwrap_or(&error);
+                return (lost(counts), tries.told(false));
+            }
+        }
     }
 }
 
@@ -123,56 +148,49 @@ async fn send(
     call: &ToolCall,
     request: Request<Full<Bytes>>,
     stream: bool,
+    timeout: Duration,
     gate: &Timed<'_>,
-) -> Received {
+) -> Result<Received, SendError> {
     let contract = &call.tool.contract;
-    let timeout = Duration::from_millis(contract.limits.timeout_ms);
     if stream {
         let limits = StreamLimits {
             head_timeout: timeout,
-            idle_timeout: timeout,
+            idle_timeout: contract.limits.timeout(),
             max_bytes: STREAM_BYTES,
         };
         let (end, ended) = oneshot::channel();
-        let sent = client
+        let answer = client
             .upstream
             .send_streaming(request, limits, gate, move |how| {
                 let _ = end.send(how);
             })
-            .await;
-        return match sent {
-            Ok(answer) => Received::Stream {
-                status: answer.status,
-                headers: answer.headers,
-                body: answer.body,
-                ended: Some(ended),
-            },
-            Err(error) => lost(call, &error),
-        };
+            .await?;
+        return Ok(Received::Stream {
+            status: answer.status,
+            headers: answer.headers,
+            body: answer.body,
+            ended: Some(ended),
+        });
     }
     let limits = SendLimits {
         timeout,
         max_answer_bytes: contract.limits.answer_bytes,
     };
-    match client.upstream.send(request, limits, gate).await {
-        Ok(answer) => {
-            let answer = ApiAnswer {
-                status: answer.status,
-                headers: answer.headers,
-                body: answer.body,
-                violation: None,
-                seen: Seen::default(),
-            };
-            match hold_to_contract(app, call, answer) {
-                (Received::Whole(mut answer), value) => {
-                    shown::show(app, call, &mut answer, value).await;
-                    Received::Whole(answer)
-                }
-                (other, _) => other,
-            }
+    let answer = client.upstream.send(request, limits, gate).await?;
+    let answer = ApiAnswer {
+        status: answer.status,
+        headers: answer.headers,
+        body: answer.body,
+        violation: None,
+        seen: Seen::default(),
+    };
+    Ok(match hold_to_contract(app, call, answer) {
+        (Received::Whole(mut answer), value) => {
+            shown::show(app, shown::Asker::of(call), &mut answer, value).await;
+            Received::Whole(answer)
         }
-        Err(error) => lost(call, &error),
-    }
+        (other, _) => other,
+    })
 }
 
 /// The request, built anew from the checked arguments alone.
@@ -220,6 +238,10 @@ fn prepare<'a>(
     );
     let id = HeaderValue::from_str(call.id.as_str())
         .map_err(|_invalid| internal("the id is no header"))?;
+    // The same on every try of one call: the API knows by it what it has had before.
+    if let Some(name) = &call.tool.contract.idempotency_header {
+        headers.insert(name.clone(), id.clone());
+    }
     headers.insert("toolgate-call", id);
     // Last, so that nothing an agent sends can stand in its place.
     if let Some(Credential::Header { name, value }) = &client.credential {
@@ -267,7 +289,7 @@ fn hold_to_contract(
         Err(error) => vec![json!({"pointer": "", "message": error.to_string()})],
         Ok(mut body) => match contract.validate_output(answer.status.as_u16(), &body) {
             Ok(()) => {
-                Seen::fitting(app, call, &mut answer, &mut body);
+                Seen::fitting(app, &call.tool, &mut answer, &mut body);
                 return (Received::Whole(answer), Some(body));
             }
             Err(violations) => violations
@@ -301,8 +323,7 @@ fn hold_to_contract(
 }
 
 /// What it means that there is no answer.
-fn lost(call: &ToolCall, error: &SendError) -> Received {
-    tracing::warn!(call = %call.id, tool = %call.tool.name, %error, "no answer from the API");
+fn lost(error: &SendError) -> Received {
     let why = Some(json!({ "why": error.to_string() }));
     let failed = |reason, detail: &str, executed, outcome, status| {
         let mut refusal = Refusal::new(reason, detail);

@@ -4,11 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
-use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::{
-    Reply, Surface, ToolCall,
+    ToolCall,
     authorize::Parking,
     forward::ApiAnswer,
     record::unrecorded,
@@ -38,6 +37,8 @@ pub enum Standing {
     },
     /// It is being sent.
     Executing,
+    /// An operator is doing it by hand.
+    ByHand,
     /// The API answered.
     Completed(Box<ApiAnswer>),
     /// It ended in another way.
@@ -55,8 +56,21 @@ pub struct Kept {
     pub executed: Option<bool>,
     /// The approval it waits or waited for.
     pub approval: Option<String>,
+    /// Who executed it, where that was not the gateway.
+    pub executed_by: Option<&'static str>,
     /// How it stands.
     pub standing: Standing,
+}
+
+/// What `executed_by` says of a call that an operator did by hand.
+pub const BY_OPERATOR: &str = "operator";
+/// What it says of a call whose answer was lost and which an operator found executed.
+pub const FOUND_EXECUTED: &str = "unknown, found executed by operator";
+
+impl Standing {
+    pub(super) const fn is_over(&self) -> bool {
+        !matches!(self, Self::Parked { .. } | Self::Executing | Self::ByHand)
+    }
 }
 
 /// Reads how a kept call stands.
@@ -71,6 +85,7 @@ pub fn standing(app: &App, row: CallRow) -> Result<Kept, Refusal> {
     let (state, standing) = match row.state.as_str() {
         "parked" | "approved" => ("parked", Standing::Parked { approval }),
         "executing" => ("executing", Standing::Executing),
+        "by_hand" => ("executing", Standing::ByHand),
         "completed" => {
             let answer = row
                 .answer
@@ -95,6 +110,11 @@ pub fn standing(app: &App, row: CallRow) -> Result<Kept, Refusal> {
             _ => row.executed,
         },
         approval: row.approval_id.clone(),
+        executed_by: match (row.state.as_str(), row.resolved_as.as_deref()) {
+            ("by_hand", _) | ("completed", Some("by_hand")) => Some(BY_OPERATOR),
+            ("completed", Some(_)) => Some(FOUND_EXECUTED),
+            _ => None,
+        },
         standing,
         call,
     })
@@ -111,7 +131,7 @@ fn ended(call: &CallId, row: &CallRow, otherwise: Reason) -> Refusal {
             tracing::error!(%call, "a kept answer does not open with the master secrets of the config");
             "The call was executed, but its answer was sealed with a master secret that the gateway no longer has. Do not repeat it; tell an operator.".to_owned()
         }
-        "completed" => {
+        "completed" if row.resolved_as.is_none() || row.explanation.is_none() => {
             "The call was executed, but its answer is no longer kept. Do not repeat it.".to_owned()
         }
         _ => row
@@ -127,7 +147,7 @@ fn ended(call: &CallId, row: &CallRow, otherwise: Reason) -> Refusal {
 }
 
 /// What parking came to.
-enum Parked {
+pub(super) enum Parked {
     New,
     Existing(Box<CallRow>),
     KeyTaken,
@@ -149,16 +169,25 @@ pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept)
         app, call, &approval, sealed, tiers, policies, decided_at, expires_in,
     )
     .await?;
+    found(app, call, parked, Some(approval)).await
+}
+
+/// The call that is kept now, or was before. `approval` is what a new one waits for; without it, for a person's hand.
+pub(super) async fn found(
+    app: &App,
+    call: ToolCall,
+    parked: Parked,
+    approval: Option<ApprovalId>,
+) -> Result<(ToolCall, Kept), Refusal> {
     match parked {
         Parked::New => {
             let kept = Kept {
                 call: call.id.clone(),
                 state: "parked".to_owned(),
                 executed: Some(false),
-                approval: Some(approval.to_string()),
-                standing: Standing::Parked {
-                    approval: Some(approval),
-                },
+                approval: approval.as_ref().map(ApprovalId::to_string),
+                executed_by: None,
+                standing: Standing::Parked { approval },
             };
             Ok((call, kept))
         }
@@ -173,7 +202,7 @@ pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept)
         Parked::QueueFull => Err(Refusal::new(
             Reason::RateLimited,
             format!(
-                "{} calls of this agent wait for approval already, which is as many as may. Nothing was kept or sent; try again when some are decided.",
+                "{} calls of this agent wait for people already, which is as many as may. Nothing was kept or sent; try again when some are decided.",
                 call.caller.agent.max_pending_approvals
             ),
         )
@@ -181,7 +210,7 @@ pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept)
     }
 }
 
-fn seal(app: &App, call: &ToolCall) -> Result<Vec<u8>, Refusal> {
+pub(super) fn seal(app: &App, call: &ToolCall) -> Result<Vec<u8>, Refusal> {
     let internal = |error: String| {
         tracing::error!(%error, call = %call.id, "a call could not be sealed");
         Refusal::new(
@@ -357,112 +386,5 @@ async fn keep(
             Reason::Internal,
             "The call was kept, but its answer could not be made.",
         )),
-    }
-}
-
-/// What the caller gets: the call's own answer if it ends while they wait, else how it stands.
-pub(super) async fn reply(app: &App, call: &ToolCall, mut kept: Kept) -> Reply {
-    if let Some(seconds) = call.prefer.wait_seconds
-        && matches!(kept.standing, Standing::Parked { .. } | Standing::Executing)
-    {
-        kept = wait(app, kept, Duration::from_secs(seconds)).await;
-    }
-    tell(kept, call.surface, call.prefer.respond_async)
-}
-
-async fn wait(app: &App, mut kept: Kept, patience: Duration) -> Kept {
-    let deadline = tokio::time::Instant::now() + patience;
-    loop {
-        let waiting = app.waiters.on(&kept.call);
-        let notified = waiting.notified();
-        tokio::pin!(notified);
-        notified.as_mut().enable();
-        // Looked at after enlisting, so that an end in between is not missed.
-        match look(app, &kept.call).await {
-            Some(now) => kept = now,
-            None => return kept,
-        }
-        let over = !matches!(kept.standing, Standing::Parked { .. } | Standing::Executing);
-        if over || tokio::time::timeout_at(deadline, notified).await.is_err() {
-            app.waiters.forget(&kept.call, &waiting);
-            return kept;
-        }
-    }
-}
-
-async fn look(app: &App, call: &CallId) -> Option<Kept> {
-    let mut connection = app.pool.acquire().await.ok()?;
-    let row = store::calls::find(&mut connection, call.as_str())
-        .await
-        .ok()??;
-    standing(app, row).ok()
-}
-
-fn tell(kept: Kept, surface: Surface, respond_async: bool) -> Reply {
-    let call = kept.call;
-    let location = format!("/v1/calls/{call}");
-    match kept.standing {
-        Standing::Completed(answer) => Reply::answered(*answer, surface, &call),
-        Standing::Ended(refusal) => Reply::refused(&refusal, &call),
-        Standing::Parked { approval } if respond_async => accepted(
-            &call,
-            &location,
-            "parked",
-            approval.as_ref(),
-            "NOT executed. The call waits for a person's approval and will be executed by the gateway when it is given. Ask Location for its state; do not make the call again.",
-        ),
-        Standing::Parked { approval } => {
-            let mut refusal = Refusal::new(
-                Reason::ApprovalRequired,
-                format!("NOT executed. The call waits for a person's approval; the gateway will execute it when that is given. Ask GET {location} for its state and answer."),
-            )
-            .retry_after(10);
-            refusal.approval = approval;
-            refusal.call = Some(call.clone());
-            Reply::refused(&refusal, &call)
-        }
-        Standing::Executing if respond_async => accepted(
-            &call,
-            &location,
-            "executing",
-            None,
-            "The call is being executed and has no answer yet. Ask Location for its state; do not make the call again.",
-        ),
-        Standing::Executing => {
-            let mut refusal = Refusal::new(
-                Reason::Conflict,
-                format!("This call is being executed and has no answer yet. Do not make it again: ask GET {location}."),
-            )
-            .retry_after(1);
-            refusal.call = Some(call.clone());
-            refusal.executed = None;
-            Reply::refused(&refusal, &call)
-        }
-    }
-}
-
-fn accepted(
-    call: &CallId,
-    location: &str,
-    state: &str,
-    approval: Option<&ApprovalId>,
-    words: &str,
-) -> Reply {
-    let body = json!({
-        "call": call,
-        "state": state,
-        "executed": false,
-        "approval": approval,
-        "detail": words,
-    });
-    let reply = Reply::json(StatusCode::ACCEPTED, &body, call)
-        .with(header::RETRY_AFTER, HeaderValue::from_static("10"))
-        .with(
-            http::HeaderName::from_static("preference-applied"),
-            HeaderValue::from_static("respond-async"),
-        );
-    match HeaderValue::from_str(location) {
-        Ok(location) => reply.with(header::LOCATION, location),
-        Err(_) => reply,
     }
 }

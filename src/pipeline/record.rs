@@ -31,7 +31,8 @@ use crate::{
 mod claim;
 mod told;
 
-pub(super) use claim::{NotClaimed, claim, claimed_before};
+pub use claim::{Held, NotClaimed};
+pub(super) use claim::{claim, claimed_before};
 use told::Told;
 
 /// What is known so far of a call, for the record of its refusal.
@@ -180,6 +181,11 @@ impl Recorded {
         &self.call
     }
 
+    /// True when people approved the call.
+    pub(super) const fn is_parked(&self) -> bool {
+        self.approval.is_some()
+    }
+
     /// True when the call has a row of its own, which keeps its answer.
     pub(super) const fn is_kept(&self) -> bool {
         self.kept
@@ -247,7 +253,7 @@ fn intent_entry(
 ) -> Entry {
     let call = permit.call();
     Entry {
-        opens_call: approval.is_none(),
+        opens_call: true,
         call_id: Some(call.id.clone()),
         run_id: Some(call.caller.run.id.clone()),
         approval_id: approval,
@@ -365,6 +371,7 @@ pub(super) async fn outcome(app: &Arc<App>, exchange: Exchange) -> Settled {
         recorded,
         forwarded_at,
         mut received,
+        tries,
     } = exchange;
     let (call, surface) = (recorded.call.id.clone(), recorded.call.surface);
     if let Received::Stream { status, ended, .. } = &mut received {
@@ -375,11 +382,11 @@ pub(super) async fn outcome(app: &Arc<App>, exchange: Exchange) -> Settled {
                 Some(ended) => ended.await.unwrap_or(StreamEnd::DroppedByReader),
                 None => StreamEnd::DroppedByReader,
             };
-            let told = Told::of_stream(status, &end);
+            let told = Told::of_stream(status, &end).with_tries(tries);
             settle(&app_of_stream, recorded, forwarded_at, told).await;
         });
     } else {
-        let told = Told::of(&received, recorded.kept);
+        let told = Told::of(&received, recorded.kept).with_tries(tries);
         settle(app, recorded, forwarded_at, told).await;
     }
     Settled {

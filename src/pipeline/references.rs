@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use futures::FutureExt as _;
 use serde_json::Value;
 
-use super::{Caller, ToolCall};
+use super::Caller;
 use crate::{
     app::{App, Tool},
     clock,
     contracts::MAX_VIOLATIONS,
     json,
     reason::{FieldError, Reason, Refusal},
+    runs::Run,
     store::{self, StoreError, references::NewReference},
 };
 
@@ -32,8 +33,7 @@ pub(super) struct Issued<'a> {
 }
 
 impl<'a> Issued<'a> {
-    pub fn of(app: &'a App, call: &'a ToolCall) -> Self {
-        let run = &call.caller.run;
+    pub fn of(app: &'a App, run: &'a Run) -> Self {
         Self {
             app,
             run: run.id.as_str(),
@@ -74,23 +74,20 @@ fn context(run: &str, reference: &str) -> String {
 }
 
 /// Keeps references, so that they stand before the agent gets them. False when it cannot have them.
-pub(super) async fn keep(app: &App, call: &ToolCall, new: Vec<NewReference>) -> bool {
-    let (run, most) = (
-        call.caller.run.id.clone(),
-        app.config.limits.max_references_per_run,
-    );
+pub(super) async fn keep(app: &App, run: &Run, new: Vec<NewReference>) -> bool {
+    let (id, most) = (run.id.clone(), app.config.limits.max_references_per_run);
     let kept = app
         .recorder
         .act(move |connection| {
             async move {
-                store::references::add(connection, &run, &new, most).await?;
+                store::references::add(connection, &id, &new, most).await?;
                 Ok((Vec::new(), ()))
             }
             .boxed()
         })
         .await;
     if let Err(error) = &kept {
-        tracing::warn!(%error, call = %call.id, "an answer's references could not be kept; the values are masked");
+        tracing::warn!(%error, run = %run.id, "an answer's references could not be kept; the values are masked");
     }
     kept.is_ok()
 }

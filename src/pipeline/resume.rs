@@ -5,16 +5,16 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Caller, Prefer, Surface, ToolCall,
-    authorize::{self, Earned, Verdict},
-    before, contract, forward,
-    record::{self, NotClaimed},
+    authorize::{self, ByHand, Earned, Verdict},
+    before, by_hand, contract, forward,
+    record::{self, Held, NotClaimed},
 };
 use crate::{
     app::App,
     entry::{Outcome, Redacted},
     ids::{ApprovalId, CallId, RunId},
     parked::{self, Sealed},
-    reason::Reason,
+    reason::{Reason, Refusal},
     store::{self, StoreError, approvals::ApprovalRow, calls::CallRow},
 };
 
@@ -41,7 +41,8 @@ pub async fn resume(app: Arc<App>, call: CallId) {
 /// What must be known to go on.
 struct Approved {
     row: CallRow,
-    approval: ApprovalRow,
+    /// None where nobody had to approve it: a call that came while it was halted.
+    approval: Option<ApprovalRow>,
     tiers: Vec<String>,
 }
 
@@ -50,8 +51,15 @@ async fn load(app: &App, call: &CallId) -> Result<Option<Approved>, StoreError> 
     let Some(row) = store::calls::find(&mut connection, call.as_str()).await? else {
         return Ok(None);
     };
-    let Some(id) = row.approval_id.clone().filter(|_| row.state == "approved") else {
+    if row.state != "approved" {
         return Ok(None);
+    }
+    let Some(id) = row.approval_id.clone() else {
+        return Ok(Some(Approved {
+            row,
+            approval: None,
+            tiers: Vec::new(),
+        }));
     };
     let Some(approval) = store::approvals::find(&mut connection, &id).await? else {
         return Ok(None);
@@ -59,7 +67,7 @@ async fn load(app: &App, call: &CallId) -> Result<Option<Approved>, StoreError> 
     let tiers = store::composition::tiers(&mut connection, std::slice::from_ref(&id)).await?;
     Ok(Some(Approved {
         row,
-        approval,
+        approval: Some(approval),
         tiers: tiers.into_iter().map(|row| row.tier).collect(),
     }))
 }
@@ -68,56 +76,161 @@ async fn attempt(app: &Arc<App>, id: &CallId) -> Result<(), StoreError> {
     let Some(approved) = load(app, id).await? else {
         return Ok(());
     };
-    let Ok(approval) = approved.approval.approval_id.parse::<ApprovalId>() else {
-        return Ok(());
+    let approval = match &approved.approval {
+        None => None,
+        Some(row) => match row.approval_id.parse::<ApprovalId>() {
+            Ok(approval) => Some(approval),
+            Err(_not_an_id) => return Ok(()),
+        },
     };
-    if approved.approval.overdue {
-        return expire(app, &approved.approval).await;
+    if let Some(overdue) = approved.approval.as_ref().filter(|row| row.overdue) {
+        return expire(app, overdue).await;
     }
     let call = match rebuild(app, id, &approved).await? {
         Ok(call) => call,
-        Err(because) => return void(app, &approved.approval, &because).await,
+        Err(because) => return void(app, &approved, &because).await,
     };
     let mut trail = record::Trail::resumed(&call);
     let earned = Earned::of(approved.tiers.iter().cloned());
     let permit = match authorize::authorize(app, call, &earned, &mut trail) {
+        Ok(Verdict::Permit(permit)) if by_hand::is_for_people(app, &approved.tiers) => {
+            return by_hand::list_approved(app, permit, approval, None).await;
+        }
         Ok(Verdict::Permit(permit)) => permit,
-        Ok(Verdict::Park(parking)) => {
-            let because = format!(
-                "the policies now ask for the approval of {} as well",
-                parking.tiers.join(", ")
-            );
-            return void(app, &approved.approval, &because).await;
-        }
+        Ok(Verdict::ByHand(ByHand {
+            permit,
+            kill_switch,
+        })) => return by_hand::list_approved(app, permit, approval, Some(kill_switch)).await,
         Err(refusal) if refusal.reason == Reason::Halted => return Ok(()),
-        Err(refusal) => {
-            let because = match refusal.reason {
-                Reason::ScopeMissing => "the agent no longer has the scope".to_owned(),
-                _ => format!(
-                    "the policies no longer permit it: {}",
-                    refusal.policies.join(", ")
-                ),
-            };
-            return void(app, &approved.approval, &because).await;
+        Ok(Verdict::Park(parking)) => {
+            return void(app, &approved, &asks_for_more(&parking.tiers)).await;
         }
+        Err(refusal) => return void(app, &approved, &no_longer(&refusal)).await,
     };
     let before = match before::read(app, permit.call()).await {
         Ok(before) => before,
         Err(refusal) if refusal.reason == Reason::Halted => return Ok(()),
         Err(_unread) => {
             let because = "the state before could not be read, which its contract wants".to_owned();
-            return void(app, &approved.approval, &because).await;
+            return void(app, &approved, &because).await;
         }
     };
     let recorded = match claim(app, id, permit, approval, before).await {
         Ok(recorded) => recorded,
-        Err(NotClaimed::Overdue) => return expire(app, &approved.approval).await,
-        Err(NotClaimed::Void(because)) => return void(app, &approved.approval, because).await,
+        Err(NotClaimed::Overdue) => {
+            return match &approved.approval {
+                Some(approval) => expire(app, approval).await,
+                None => Ok(()),
+            };
+        }
+        Err(NotClaimed::Void(because)) => return void(app, &approved, because).await,
         Err(NotClaimed::Taken | NotClaimed::Halted | NotClaimed::Unrecorded) => return Ok(()),
     };
     let exchange = forward::forward(app, recorded).await;
     record::outcome(app, exchange).await;
     Ok(())
+}
+
+fn asks_for_more(tiers: &[String]) -> String {
+    format!(
+        "the policies now ask for the approval of {} as well",
+        tiers.join(", ")
+    )
+}
+
+fn no_longer(refusal: &Refusal) -> String {
+    match refusal.reason {
+        Reason::ScopeMissing => "the agent no longer has the scope".to_owned(),
+        _ => format!(
+            "the policies no longer permit it: {}",
+            refusal.policies.join(", ")
+        ),
+    }
+}
+
+/// Whether a call that waits on the work list may still be done, by the policies, scopes and contract of this moment, as
+/// `resume` would ask. What comes back is to be held against the votes in the transaction of the claim; nothing comes back for a
+/// call that was claimed before, or is over. One that may not be done any more is ended.
+///
+/// # Errors
+/// The refusal for the operator who wants to claim it.
+pub async fn may_claim(app: &Arc<App>, id: &CallId) -> Result<Option<Held>, Refusal> {
+    let Some(approved) = load(app, id).await.map_err(|error| away(&error, id))? else {
+        return Ok(None);
+    };
+    let approval = approved.approval.as_ref();
+    let approval_id = approval.and_then(|row| row.approval_id.parse::<ApprovalId>().ok());
+    if approval.is_some() != approval_id.is_some() {
+        return Err(Refusal::new(
+            Reason::Internal,
+            "The call's approval has no valid id; tell an operator.",
+        ));
+    }
+    let because = match rebuild(app, id, &approved)
+        .await
+        .map_err(|error| away(&error, id))?
+    {
+        Err(because) => because,
+        Ok(call) => {
+            let held = Held::of(&call, approval_id);
+            let mut trail = record::Trail::resumed(&call);
+            let earned = Earned::of(approved.tiers.iter().cloned());
+            match authorize::authorize(app, call, &earned, &mut trail) {
+                Ok(Verdict::Permit(_) | Verdict::ByHand(_)) => return Ok(Some(held)),
+                Ok(Verdict::Park(parking)) => asks_for_more(&parking.tiers),
+                Err(refusal) if refusal.reason == Reason::Halted => return Err(refusal),
+                Err(refusal) => no_longer(&refusal),
+            }
+        }
+    };
+    void(app, &approved, &because)
+        .await
+        .map_err(|error| away(&error, id))?;
+    Err(taken_off(&because))
+}
+
+/// Ends a call that an operator wanted to do by hand and that did not hold against what was approved; what to tell them.
+pub async fn not_claimed(app: &Arc<App>, id: &CallId, why: NotClaimed) -> Refusal {
+    let ended = async {
+        match (why, load(app, id).await?) {
+            (NotClaimed::Void(because), Some(approved)) => void(app, &approved, because).await,
+            (
+                NotClaimed::Overdue,
+                Some(Approved {
+                    approval: Some(approval),
+                    ..
+                }),
+            ) => expire(app, &approval).await,
+            _ => Ok(()),
+        }
+    };
+    if let Err(error) = ended.await {
+        return away(&error, id);
+    }
+    match why {
+        NotClaimed::Void(because) => taken_off(because),
+        NotClaimed::Overdue => taken_off("the time of its approval is over"),
+        NotClaimed::Halted => Refusal::new(
+            Reason::Halted,
+            "A kill switch covers this call, so nobody may do it now; nothing was changed. Resume first.",
+        ),
+        NotClaimed::Taken | NotClaimed::Unrecorded => Refusal::new(
+            Reason::Conflict,
+            "This call was taken or has ended meanwhile; nothing was changed. Read the item.",
+        ),
+    }
+}
+
+fn away(error: &StoreError, id: &CallId) -> Refusal {
+    tracing::warn!(%error, call = %id, "a call of the work list could not be looked at again");
+    Refusal::record_unavailable()
+}
+
+fn taken_off(because: &str) -> Refusal {
+    Refusal::new(
+        Reason::Conflict,
+        format!("This call may not be done any more: {because}. It has been taken off the list."),
+    )
 }
 
 /// Takes the call, through any number of lost connections. INVARIANT: only one task of this process is here for one
@@ -127,7 +240,7 @@ async fn claim(
     app: &Arc<App>,
     id: &CallId,
     mut permit: super::Permit,
-    approval: ApprovalId,
+    approval: Option<ApprovalId>,
     before: Option<Redacted>,
 ) -> Result<super::Recorded, NotClaimed> {
     let mut in_doubt = false;
@@ -185,8 +298,12 @@ async fn expire(app: &App, approval: &ApprovalRow) -> Result<(), StoreError> {
     .map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 
-async fn void(app: &App, approval: &ApprovalRow, because: &str) -> Result<(), StoreError> {
-    tracing::warn!(approval = %approval.approval_id, because, "an approved call is voided");
+async fn void(app: &App, approved: &Approved, because: &str) -> Result<(), StoreError> {
+    tracing::warn!(call = %approved.row.call_id, because, "a call that waited is voided");
+    let Some(approval) = &approved.approval else {
+        let because = format!("NOT executed. It waited to be done by hand, but {because}.");
+        return by_hand::void(app, &approved.row, &because).await;
+    };
     let because = format!("NOT executed. It was approved, but {because}.");
     parked::end_unsent(
         &app.recorder,
@@ -243,7 +360,8 @@ async fn rebuild(
     let digest: Arc<str> = row.digest.as_str().into();
     let same = *contract::digest(app, &caller, tool, &arguments) == *digest
         || contract::older_digests(app, &caller, tool, &arguments).contains(&row.digest);
-    if !same || *digest != *approved.approval.digest {
+    let approved_digest = approved.approval.as_ref().map(|approval| &*approval.digest);
+    if !same || approved_digest.is_some_and(|approved| approved != &*digest) {
         return Ok(Err("its digest is not the one that was approved".to_owned()));
     }
     let redacted = app.redactor.redact(&tool.marks, &arguments);

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use http::{HeaderMap, header};
 use serde_json::{Map, Value};
 
-use super::{ToolCall, forward::ApiAnswer, shown};
-use crate::{app::App, entry::Redacted};
+use super::{forward::ApiAnswer, shown};
+use crate::{
+    app::{App, Tool},
+    entry::Redacted,
+};
 
 /// An answer as the record may know it.
 #[derive(Debug, Clone, Default)]
@@ -30,8 +33,7 @@ impl Seen {
     }
 
     /// An answer that fits its contract: notes it, and cuts it and `value`, which it was read as, to what the contract names.
-    pub(super) fn fitting(app: &App, call: &ToolCall, answer: &mut ApiAnswer, value: &mut Value) {
-        let tool = &call.tool;
+    pub(super) fn fitting(app: &App, tool: &Tool, answer: &mut ApiAnswer, value: &mut Value) {
         answer.seen = Self::digest_of(app, &answer.body);
         let cut = tool
             .output_names

@@ -12,10 +12,11 @@ use super::{
     seen::{NOT_OF_ANOTHER_BODY, is_json},
 };
 use crate::{
-    app::App,
+    app::{App, Tool},
     call::ClassRules,
     json,
     redaction::{Marks, View},
+    runs::Run,
 };
 
 /// An answer as it can be looked at.
@@ -24,13 +25,44 @@ enum Body<'a> {
     Text(&'a str),
 }
 
+/// Who gets an answer.
+#[derive(Clone, Copy)]
+pub(super) struct Asker<'a> {
+    pub tool: &'a Tool,
+    /// The run in which references are good; none where it is not known, and values are masked instead.
+    pub run: Option<&'a Run>,
+    /// The state before is for the records alone.
+    pub is_agent: bool,
+}
+
+impl<'a> Asker<'a> {
+    pub fn of(call: &'a ToolCall) -> Self {
+        Self {
+            tool: &call.tool,
+            run: Some(&call.caller.run),
+            is_agent: call.surface != Surface::Before,
+        }
+    }
+}
+
+fn masking(rules: ClassRules) -> ClassRules {
+    ClassRules {
+        marked: rules.marked.without_tokens(),
+        detected: rules.detected.without_tokens(),
+    }
+}
+
 /// Makes the answer what its agent gets. `value` is the body where it has been read as JSON.
-pub(super) async fn show(app: &App, call: &ToolCall, answer: &mut ApiAnswer, value: Option<Value>) {
-    let Some(rules) = call.tool.answer_rules else {
+pub(super) async fn show(
+    app: &App,
+    asker: Asker<'_>,
+    answer: &mut ApiAnswer,
+    value: Option<Value>,
+) {
+    let Some(rules) = asker.tool.answer_rules else {
         return;
     };
-    // The state before is for the records alone.
-    if call.surface == Surface::Before {
+    if !asker.is_agent {
         return;
     }
     let whole = answer.body.clone();
@@ -45,16 +77,18 @@ pub(super) async fn show(app: &App, call: &ToolCall, answer: &mut ApiAnswer, val
         // Bytes that are no text: nobody can say what stands in them.
         (None, Err(_)) => return,
     };
-    let marks = &call.tool.output_marks;
-    let mut issued = Issued::of(app, call);
+    let marks = &asker.tool.output_marks;
+    let Some(run) = asker.run else {
+        if let Some(seen) = seen(marks, &body, View::new(masking(rules))) {
+            replace(answer, seen.into());
+        }
+        return;
+    };
+    let mut issued = Issued::of(app, run);
     let mut refer = |class: &str, value: &Value| issued.refer(class, value);
     let mut seen = seen(marks, &body, View::referring(rules, &mut refer));
-    if !issued.new.is_empty() && !references::keep(app, call, issued.new).await {
-        let masks = ClassRules {
-            marked: rules.marked.without_tokens(),
-            detected: rules.detected.without_tokens(),
-        };
-        seen = self::seen(marks, &body, View::new(masks));
+    if !issued.new.is_empty() && !references::keep(app, run, issued.new).await {
+        seen = self::seen(marks, &body, View::new(masking(rules)));
     }
     if let Some(seen) = seen {
         replace(answer, seen.into());

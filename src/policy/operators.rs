@@ -13,8 +13,10 @@ pub enum OperatorAction {
     Approve,
     /// Deny a parked call in a tier.
     Deny,
-    /// Give a parked call a result that was obtained by hand.
+    /// Take an item of the work list, and say what became of its call.
     Resolve,
+    /// Release or resolve what somebody else has claimed.
+    TakeOver,
     /// Pull a kill switch.
     Halt,
     /// Release a kill switch.
@@ -33,14 +35,17 @@ pub enum OperatorAction {
     ReadDeliveries,
     /// Have tried again what was given up, and send to a disabled destination again.
     Redeliver,
+    /// See the work list.
+    ReadWork,
 }
 
 impl OperatorAction {
     /// Every action.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Approve,
         Self::Deny,
         Self::Resolve,
+        Self::TakeOver,
         Self::Halt,
         Self::Resume,
         Self::Delegate,
@@ -50,6 +55,7 @@ impl OperatorAction {
         Self::ReadKillSwitches,
         Self::ReadDeliveries,
         Self::Redeliver,
+        Self::ReadWork,
     ];
 
     /// The id of the Cedar action. None contains a dot, which every tool's name does.
@@ -58,6 +64,7 @@ impl OperatorAction {
             Self::Approve => "approve",
             Self::Deny => "deny",
             Self::Resolve => "resolve",
+            Self::TakeOver => "take_over",
             Self::Halt => "halt",
             Self::Resume => "resume",
             Self::Delegate => "delegate",
@@ -67,6 +74,7 @@ impl OperatorAction {
             Self::ReadKillSwitches => "read_kill_switches",
             Self::ReadDeliveries => "read_deliveries",
             Self::Redeliver => "redeliver",
+            Self::ReadWork => "read_work",
         }
     }
 }
@@ -83,7 +91,7 @@ pub enum OperatorResource<'a> {
 /// The `context` of an operator's action.
 #[derive(Debug, Clone, Copy)]
 pub enum OperatorContext<'a> {
-    /// For `approve`, `deny` and `resolve`: the parked call.
+    /// For `approve`, `deny`, `resolve` and `take_over`: the call.
     Approval(ApprovalFacts<'a>),
     /// For `halt` and `resume`: the scope of the kill switch.
     KillSwitch {
@@ -181,11 +189,10 @@ impl Policies {
         action: OperatorAction,
         resource: OperatorResource<'_>,
     ) -> Option<&EntityUid> {
-        use OperatorAction::{Approve, Deny, Resolve};
+        use OperatorAction::{Approve, Deny};
         match (action, resource) {
-            (Approve | Deny | Resolve, OperatorResource::Tier(tier)) => self.tiers.get(tier),
-            (Approve | Deny | Resolve, OperatorResource::Gateway)
-            | (_, OperatorResource::Tier(_)) => None,
+            (Approve | Deny, OperatorResource::Tier(tier)) => self.tiers.get(tier),
+            (Approve | Deny, OperatorResource::Gateway) | (_, OperatorResource::Tier(_)) => None,
             (_, OperatorResource::Gateway) => Some(&self.gateway),
         }
     }
@@ -198,10 +205,10 @@ fn operator_context(
 ) -> Result<Option<Context>, ContextError> {
     use OperatorAction::{
         Approve, Delegate, Deny, Halt, ReadApprovals, ReadAudit, ReadDeliveries, ReadKillSwitches,
-        Redeliver, Resolve, Resume, RevokeDelegation,
+        ReadWork, Redeliver, Resolve, Resume, RevokeDelegation, TakeOver,
     };
     let pairs: Vec<(&str, RestrictedExpression)> = match (action, context) {
-        (Approve | Deny | Resolve, OperatorContext::Approval(facts)) => vec![
+        (Approve | Deny | Resolve | TakeOver, OperatorContext::Approval(facts)) => vec![
             ("agent", text(facts.agent)),
             ("owner", text(facts.owner)),
             ("triggered_by", text(facts.triggered_by)),
@@ -217,7 +224,7 @@ fn operator_context(
             vec![("from", text(from)), ("to", text(to))]
         }
         (
-            ReadApprovals | ReadAudit | ReadKillSwitches | ReadDeliveries | Redeliver,
+            ReadApprovals | ReadAudit | ReadKillSwitches | ReadDeliveries | Redeliver | ReadWork,
             OperatorContext::Empty,
         ) => Vec::new(),
         _ => return Ok(None),

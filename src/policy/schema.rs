@@ -183,8 +183,9 @@ fn tool_action(tool: &ToolShape<'_>, plan: &RecordPlan) -> Value {
 
 fn operator_action(action: OperatorAction) -> Value {
     let (resource, context) = match action {
-        OperatorAction::Approve | OperatorAction::Deny | OperatorAction::Resolve => {
-            ("Tier", json!({"type": "Approval"}))
+        OperatorAction::Approve | OperatorAction::Deny => ("Tier", json!({"type": "Approval"})),
+        OperatorAction::Resolve | OperatorAction::TakeOver => {
+            ("Gateway", json!({"type": "Approval"}))
         }
         OperatorAction::Halt | OperatorAction::Resume => (
             "Gateway",
@@ -198,7 +199,8 @@ fn operator_action(action: OperatorAction) -> Value {
         | OperatorAction::ReadAudit
         | OperatorAction::ReadKillSwitches
         | OperatorAction::ReadDeliveries
-        | OperatorAction::Redeliver => ("Gateway", json!({"type": "Record", "attributes": {}})),
+        | OperatorAction::Redeliver
+        | OperatorAction::ReadWork => ("Gateway", json!({"type": "Record", "attributes": {}})),
     };
     json!({"appliesTo": {"principalTypes": ["Operator"], "resourceTypes": [resource], "context": context}})
 }

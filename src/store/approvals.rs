@@ -31,7 +31,8 @@ pub struct ApprovalRow {
     pub expires_at: Timestamp,
     pub frozen_at: Option<Timestamp>,
     pub decided_at: Option<Timestamp>,
-    /// The database's own word on whether the time is over: to decide, and once approved, to send.
+    /// The database's own word on whether the time is over: to decide, and once approved, to send. For that there is as long again
+    /// from the approval on, so that what was approved in the last moment is sent.
     pub overdue: bool,
 }
 
@@ -184,7 +185,7 @@ async fn list_in_tiers(
         ApprovalRow,
         r#"SELECT DISTINCT ON (a.approval_id) approval_id, call_id, run_id, agent, owner, triggered_by, api, tool,
                   consequence, digest, policies, a.state, created_at, expires_at, frozen_at, decided_at,
-                  (a.state IN ('pending', 'approved') AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
+                  (a.state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
            FROM unnest($2::text[]) AS w (tier)
            CROSS JOIN LATERAL (
                SELECT a.* FROM toolgate.approval_tiers AS t CROSS JOIN LATERAL (
@@ -224,7 +225,7 @@ async fn list_all(
         ApprovalRow,
         r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
                   state, created_at, expires_at, frozen_at, decided_at,
-                  (state IN ('pending', 'approved') AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
+                  (state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
            FROM toolgate.approvals
            WHERE state = $1 AND approval_id > $2
              AND ($3::text IS NULL OR agent = $3) AND ($4::text IS NULL OR run_id = $4)
@@ -255,7 +256,7 @@ pub async fn find(
         ApprovalRow,
         r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
                   state, created_at, expires_at, frozen_at, decided_at,
-                  (state IN ('pending', 'approved') AND frozen_at IS NULL AND expires_at <= now()) AS "overdue!"
+                  (state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
            FROM toolgate.approvals WHERE approval_id = $1"#,
         id
     )
@@ -282,7 +283,7 @@ pub async fn lock(
 }
 
 /// Turns a pending approval whose time is not over into an approved one, and its call with it. False when it is
-/// not pending (any more), frozen or overdue.
+/// not pending (any more), frozen (unless `may_be_frozen`) or overdue. The time that a clock stood still is added to what is left.
 ///
 /// # Errors
 /// When the database is away.
@@ -290,11 +291,16 @@ pub async fn approve(
     connection: &mut PgConnection,
     id: &str,
     call_id: &str,
+    may_be_frozen: bool,
 ) -> Result<bool, StoreError> {
     let approved = sqlx::query!(
-        "UPDATE toolgate.approvals SET state = 'approved', decided_at = now()
-         WHERE approval_id = $1 AND state = 'pending' AND frozen_at IS NULL AND expires_at > now()",
-        id
+        "UPDATE toolgate.approvals
+         SET state = 'approved', decided_at = now(), frozen_at = NULL,
+             expires_at = expires_at + COALESCE(greatest(now(), frozen_at) - frozen_at, interval '0')
+         WHERE approval_id = $1 AND state = 'pending'
+           AND CASE WHEN frozen_at IS NULL THEN expires_at > now() ELSE $2 END",
+        id,
+        may_be_frozen
     )
     .execute(&mut *connection)
     .await?;

@@ -31,6 +31,7 @@ pub struct CallRow {
     pub answer: Option<Vec<u8>>,
     pub code: Option<String>,
     pub explanation: Option<String>,
+    pub resolved_as: Option<String>,
     pub received_at: Timestamp,
     pub approval_id: Option<String>,
     pub expires_at: Option<Timestamp>,
@@ -52,7 +53,8 @@ pub struct NewCall<'a> {
     pub secret_id: &'a str,
     pub idempotency_key: Option<&'a str>,
     pub sealed: Option<&'a [u8]>,
-    /// `parked`, or `executing` for a call that is sent at once.
+    /// `parked`, `executing` for a call that is sent at once, or `approved` for one that nobody has to approve and that may not
+    /// be sent now.
     pub state: &'static str,
     pub received_at: Timestamp,
 }
@@ -92,7 +94,7 @@ pub async fn find(connection: &mut PgConnection, id: &str) -> Result<Option<Call
     let found = sqlx::query_as!(
         CallRow,
         r#"SELECT c.call_id, c.run_id, c.agent, c.tool, c.digest, c.contract_digest, c.secret_id, c.sealed, c.state,
-                  c.executed, c.status, c.answer, c.code, c.explanation, c.received_at,
+                  c.executed, c.status, c.answer, c.code, c.explanation, c.resolved_as, c.received_at,
                   a.approval_id AS "approval_id?", a.expires_at AS "expires_at?"
            FROM toolgate.calls c LEFT JOIN toolgate.approvals a USING (call_id)
            WHERE c.call_id = $1"#,
@@ -132,7 +134,8 @@ pub async fn same_request(
             sqlx::query_scalar!(
                 "SELECT call_id FROM toolgate.calls
                  WHERE run_id = $1 AND digest = ANY ($2) AND state NOT IN ('expired', 'voided')
-                   AND NOT (state = 'failed' AND executed IS FALSE) AND idempotency_key IS NULL
+                   AND NOT (state = 'failed' AND executed IS FALSE AND resolved_as IS NULL)
+                   AND idempotency_key IS NULL AND NOT key_forgotten
                  ORDER BY call_id DESC LIMIT 1",
                 run.as_str(),
                 digests
@@ -204,8 +207,9 @@ pub async fn finish(connection: &mut PgConnection, ending: &Ending) -> Result<bo
             ending.call_id.as_str(),
             ending.outcome.as_str()
         )
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
+        super::work::withdraw(connection, &ending.call_id).await?;
     }
     Ok(true)
 }
@@ -238,4 +242,32 @@ pub async fn close_executing(connection: &mut PgConnection) -> Result<u64, Store
     .execute(connection)
     .await?;
     Ok(closed.rows_affected())
+}
+
+/// Erases the idempotency keys and sealed answers of calls that ended longer ago than `after_seconds`, at most `limit` of them;
+/// gives how many. What nobody knows yet (`indeterminate`) keeps its key until somebody has looked.
+///
+/// # Errors
+/// When the database is away.
+pub async fn forget(
+    connection: &mut PgConnection,
+    after_seconds: f64,
+    limit: i64,
+) -> Result<u64, StoreError> {
+    let forgotten = sqlx::query!(
+        "UPDATE toolgate.calls
+         SET answer = NULL, key_forgotten = key_forgotten OR idempotency_key IS NOT NULL, idempotency_key = NULL
+         WHERE call_id IN (
+             SELECT call_id FROM toolgate.calls
+             WHERE state IN ('completed', 'failed', 'denied', 'expired', 'voided')
+               AND (idempotency_key IS NOT NULL OR answer IS NOT NULL)
+               AND updated_at < now() - make_interval(secs => $1)
+             ORDER BY updated_at LIMIT $2)
+           AND state IN ('completed', 'failed', 'denied', 'expired', 'voided')",
+        after_seconds,
+        limit
+    )
+    .execute(connection)
+    .await?;
+    Ok(forgotten.rows_affected())
 }

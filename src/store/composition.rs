@@ -321,7 +321,7 @@ pub async fn behind(
     Ok(rows)
 }
 
-/// What an approved call must still be to be sent.
+/// What an approved call must still be to be sent, or to be done by hand.
 #[derive(Debug)]
 pub struct Claim<'a> {
     /// The call.
@@ -330,31 +330,98 @@ pub struct Claim<'a> {
     pub digest: &'a str,
     /// The contract that would be applied.
     pub contract_digest: &'a str,
+    /// Its API, by which a kill switch covers it. So do the next four.
+    pub api: &'a str,
+    /// Its tool.
+    pub tool: &'a str,
+    /// What it does to the world.
+    pub consequence: &'a str,
+    /// Its agent.
+    pub agent: &'a str,
+    /// Its run.
+    pub run: &'a str,
 }
 
 /// Turns an approved call into one that is being executed: in one statement, only if call, digest and contract are those that
-/// were approved, the time is not over, and no recorded kill switch covers it. True for exactly one caller.
+/// were approved, the time is not over, no recorded kill switch covers it, and no operator has it or has said what became of
+/// it. A call that nobody had to approve must stand on the work list, unclaimed. True for exactly one caller.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn claim(connection: &mut PgConnection, claim: &Claim<'_>) -> Result<bool, StoreError> {
     let claimed = sqlx::query!(
         "UPDATE toolgate.calls AS c SET state = 'executing', updated_at = now()
-         FROM toolgate.approvals AS a
-         WHERE c.call_id = $1 AND a.call_id = c.call_id AND c.state = 'approved' AND a.state = 'approved'
-           AND c.digest = $2 AND a.digest = $2 AND c.contract_digest = $3 AND a.expires_at > now()
+         WHERE c.call_id = $1 AND c.state = 'approved' AND c.digest = $2 AND c.contract_digest = $3
+           AND (EXISTS (SELECT FROM toolgate.approvals AS a WHERE a.call_id = c.call_id)
+                OR EXISTS (SELECT FROM toolgate.work AS w
+                           WHERE w.call_id = c.call_id AND w.kind = 'manual' AND w.state = 'open'))
+           AND NOT EXISTS (
+               SELECT FROM toolgate.approvals AS a
+               WHERE a.call_id = c.call_id
+                 AND (a.state <> 'approved' OR a.digest <> $2 OR GREATEST(a.expires_at, a.decided_at + (a.expires_at - a.created_at)) <= now()))
+           AND NOT EXISTS (
+               SELECT FROM toolgate.work AS w WHERE w.call_id = c.call_id AND w.state IN ('claimed', 'resolved'))
            AND NOT EXISTS (
                SELECT FROM toolgate.kill_switches AS k
                WHERE k.released_at IS NULL
-                 AND CASE k.kind WHEN 'everything' THEN true WHEN 'api' THEN a.api = k.target
-                                 WHEN 'tool' THEN a.tool = k.target WHEN 'consequence' THEN a.consequence = k.target
-                                 WHEN 'agent' THEN a.agent = k.target WHEN 'run' THEN a.run_id = k.target
+                 AND CASE k.kind WHEN 'everything' THEN true WHEN 'api' THEN k.target = $4
+                                 WHEN 'tool' THEN k.target = $5 WHEN 'consequence' THEN k.target = $6
+                                 WHEN 'agent' THEN k.target = $7 WHEN 'run' THEN k.target = $8
                                  ELSE false END)",
         claim.call.as_str(),
         claim.digest,
-        claim.contract_digest
+        claim.contract_digest,
+        claim.api,
+        claim.tool,
+        claim.consequence,
+        claim.agent,
+        claim.run
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(claimed.rows_affected() == 1)
+    if claimed.rows_affected() == 0 {
+        return Ok(false);
+    }
+    super::work::withdraw(connection, claim.call).await?;
+    Ok(true)
+}
+
+/// Whether an approved call may still be done by hand: the same, but for kill switches, of which only those on its agent and its
+/// run count where people do the tool's calls `while_halted`. Nobody changes the call until the transaction ends.
+///
+/// # Errors
+/// When the database is away.
+pub async fn may_be_done(
+    connection: &mut PgConnection,
+    claim: &Claim<'_>,
+    while_halted: bool,
+) -> Result<bool, StoreError> {
+    let found = sqlx::query_scalar!(
+        "SELECT c.call_id FROM toolgate.calls AS c
+         WHERE c.call_id = $1 AND c.state = 'approved' AND c.digest = $2 AND c.contract_digest = $3
+           AND NOT EXISTS (
+               SELECT FROM toolgate.approvals AS a
+               WHERE a.call_id = c.call_id
+                 AND (a.state <> 'approved' OR a.digest <> $2 OR GREATEST(a.expires_at, a.decided_at + (a.expires_at - a.created_at)) <= now()))
+           AND NOT EXISTS (
+               SELECT FROM toolgate.kill_switches AS k
+               WHERE k.released_at IS NULL AND (NOT $9 OR k.kind IN ('agent', 'run'))
+                 AND CASE k.kind WHEN 'everything' THEN true WHEN 'api' THEN k.target = $4
+                                 WHEN 'tool' THEN k.target = $5 WHEN 'consequence' THEN k.target = $6
+                                 WHEN 'agent' THEN k.target = $7 WHEN 'run' THEN k.target = $8
+                                 ELSE false END)
+         FOR UPDATE OF c",
+        claim.call.as_str(),
+        claim.digest,
+        claim.contract_digest,
+        claim.api,
+        claim.tool,
+        claim.consequence,
+        claim.agent,
+        claim.run,
+        while_halted
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.is_some())
 }

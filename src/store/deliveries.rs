@@ -152,11 +152,8 @@ pub async fn events_after(
 /// # Errors
 /// When the database is away.
 pub async fn prune(connection: &mut PgConnection, days: i32) -> Result<u64, StoreError> {
-    let cleared = sqlx::query_scalar!(
-        r#"SELECT toolgate.clear_outbox($1) AS "cleared!""#,
-        days
-    )
-    .fetch_one(connection)
-    .await?;
+    let cleared = sqlx::query_scalar!(r#"SELECT toolgate.clear_outbox($1) AS "cleared!""#, days)
+        .fetch_one(connection)
+        .await?;
     Ok(u64::try_from(cleared).unwrap_or(0))
 }

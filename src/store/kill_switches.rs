@@ -37,6 +37,23 @@ pub async fn active(connection: &mut PgConnection) -> Result<Vec<KillSwitchRow>,
     Ok(rows)
 }
 
+/// Whether a kill switch is kept, held or released.
+///
+/// # Errors
+/// When the database is away.
+pub async fn is_known(
+    connection: &mut PgConnection,
+    id: &KillSwitchId,
+) -> Result<bool, StoreError> {
+    let known = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM toolgate.kill_switches WHERE kill_switch_id = $1) AS "known!""#,
+        id.as_str()
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(known)
+}
+
 /// Keeps a pulled kill switch and stops the clocks of the approvals it covers. Doing it twice is doing it once.
 ///
 /// # Errors

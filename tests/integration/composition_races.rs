@@ -213,7 +213,7 @@ async fn approve_elsewhere(
             .await
             .unwrap()
     );
-    let approved = store::approvals::approve(&mut transaction, approval, call)
+    let approved = store::approvals::approve(&mut transaction, approval, call, false)
         .await
         .unwrap();
     transaction.commit().await.unwrap();
@@ -290,6 +290,11 @@ async fn transactions_that_share_only_the_rows_make_one_transition_and_one_claim
                     call,
                     digest: &row.digest,
                     contract_digest: &row.contract_digest,
+                    api: "desk",
+                    tool: &row.tool,
+                    consequence: "money_movement",
+                    agent: &row.agent,
+                    run: &row.run_id,
                 };
                 store::composition::claim(&mut connection, &claim)
                     .await

@@ -244,3 +244,91 @@ async fn a_key_is_not_used_up_by_a_call_that_certainly_was_not_sent() {
     let gone = failed.header("toolgate-call");
     assert_eq!(world.state(gone).await["state"], "failed");
 }
+
+#[tokio::test]
+async fn a_stored_answer_says_so_and_keys_are_each_agents_own() {
+    let mut world = World::shipped().await;
+    world.key(KeyKind::Agent, "platform-bot").await;
+    let keyed = || send(world.refund(None, 700).header("idempotency-key", "k1"));
+    let first = keyed().await.expect(201);
+    assert_eq!(first.header("idempotency-replayed"), "");
+    let second = keyed().await.expect(201);
+    assert_eq!(second.header("idempotency-replayed"), "true");
+    assert_eq!(first.bytes, second.bytes);
+    let parked = || {
+        send(
+            world
+                .refund(None, 20_000)
+                .header("idempotency-key", "parked"),
+        )
+    };
+    let first = parked().await.problem(403, "approval_required");
+    assert_eq!(first.header("idempotency-replayed"), "");
+    let second = parked().await.problem(403, "approval_required");
+    assert_eq!(second.header("idempotency-replayed"), "true");
+    // Another agent's key of the same name is another key.
+    let other = world
+        .agent_named("platform-bot", Method::POST, "/desk/refunds")
+        .header("idempotency-key", "k1")
+        .json(&json!({"customer": "c_1001", "amount_cents": 700, "currency": "EUR"}));
+    let other = send(other).await.problem(403, "scope_missing");
+    assert_eq!(other.header("idempotency-replayed"), "");
+    assert_eq!(world.received("POST /refunds"), 1);
+}
+
+#[tokio::test]
+async fn keys_and_answers_are_erased_after_their_time() {
+    let api = crate::faults::Faulty::start(&[crate::faults::Fault::None]).await;
+    let world = crate::faults::setup(api.address)
+        .config(
+            "agents:\n  support-bot",
+            "limits: { answer_retention_seconds: 3 }\nagents:\n  support-bot",
+        )
+        .start()
+        .await;
+    let run = world.run().await;
+    let keyed = |world: &World, key: &'static str| {
+        send(world.refund(Some(&run), 700).header("idempotency-key", key))
+    };
+    let first = keyed(&world, "k1").await.expect(201);
+    let call = first.header("toolgate-call");
+    api.set(&[crate::faults::Fault::Close]);
+    let lost = keyed(&world, "lost").await.problem(502, "indeterminate");
+    api.set(&[crate::faults::Fault::None]);
+    // Not yet: the worker's turn at a start finds nothing to erase.
+    let world = world.restart(|setup| setup).await;
+    assert_eq!(
+        keyed(&world, "k1")
+            .await
+            .expect(201)
+            .header("toolgate-call"),
+        call
+    );
+    tokio::time::sleep(std::time::Duration::from_millis(3_100)).await;
+    let world = world.restart(|setup| setup).await;
+    for _ in 0..200 {
+        if world.state(call).await["state"] == "completed"
+            && world.state(call).await["result"].is_null()
+        {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let state = world.state(call).await;
+    assert_eq!(state["result"], serde_json::Value::Null, "{state}");
+    assert_eq!(state["executed"], true);
+    let mut gateway = world.connect("toolgate_gateway").await;
+    let left: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM toolgate.calls WHERE answer IS NOT NULL OR idempotency_key = 'k1'",
+    )
+    .fetch_one(&mut gateway)
+    .await
+    .unwrap();
+    assert_eq!(left, 0);
+    // The key is free again; one of which nobody knows the end is not.
+    let again = keyed(&world, "k1").await.expect(201);
+    assert_ne!(again.header("toolgate-call"), call);
+    let same = keyed(&world, "lost").await.problem(502, "indeterminate");
+    assert_eq!(same.header("toolgate-call"), lost.header("toolgate-call"));
+    assert_eq!(api.requests(), 3);
+}

@@ -24,7 +24,7 @@ const AGENT_ROUTES: [(&str, &str); 8] = [
 ];
 
 /// Routes that ask for an operator's key.
-const OPERATOR_ROUTES: [(&str, &str); 20] = [
+const OPERATOR_ROUTES: [(&str, &str); 25] = [
     ("GET", "/v1/approvals"),
     ("GET", "/v1/approvals/stream"),
     ("GET", "/v1/approvals/{approval}"),
@@ -45,6 +45,11 @@ const OPERATOR_ROUTES: [(&str, &str); 20] = [
     ("GET", "/v1/calls/{call}"),
     ("GET", "/v1/audit/entries"),
     ("POST", "/v1/audit/hash"),
+    ("GET", "/v1/work"),
+    ("GET", "/v1/work/{work}"),
+    ("POST", "/v1/work/{work}/claim"),
+    ("POST", "/v1/work/{work}/release"),
+    ("POST", "/v1/work/{work}/resolve"),
 ];
 
 /// Paths that stand on both listeners, and what each says to the other side's key: nobody, or that it has no such method.

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// From the ground up. A module uses what stands in a line above its own, and nothing of its own line.
-const ORDER: [(&[&str], &str); 15] = [
+const ORDER: [(&[&str], &str); 16] = [
     (
         &[
             "ids",
@@ -60,6 +60,7 @@ const ORDER: [(&[&str], &str); 15] = [
         &["approvals"],
         "a last vote sends a call down the request path again",
     ),
+    (&["resolving"], "what people do instead of the gateway"),
     (&["workers"], "the same without anybody asking"),
     (&["http"], "the listeners' routes"),
     (&["server"], "the process"),

@@ -72,7 +72,7 @@ unless { context.approvals.contains("communications") };
 "#;
 
 /// An API that tells what it knows of people, and repeats addresses in its errors.
-async fn api() -> RawApi {
+pub async fn api() -> RawApi {
     let person = json!({"id": "1", "email": EMAIL, "card": CARD, "key": KEY, "note": format!("call {EMAIL}")}).to_string();
     let letter = json!({"ok": true, "to": EMAIL}).to_string();
     RawApi::start(move |request| {
@@ -93,7 +93,7 @@ async fn api() -> RawApi {
     .await
 }
 
-fn setup(api: &RawApi, rule: &str) -> Setup {
+pub fn setup(api: &RawApi, rule: &str) -> Setup {
     probe::setup(api)
         .tool("probe.yaml", "", &TOOLS.replace("RULE", rule))
         .policy("probe.cedar", "", WAITING)

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{Because, allow, identify, reading, reason};
 use crate::{
     app::App,
-    audit::{ActError, Change},
+    audit::ActError,
     clock,
     entry::{Entry, Kind},
     http::input::{self, Named},
@@ -111,29 +111,44 @@ pub(in crate::http) async fn pull(
         operator = %kill_switch.operator,
         "kill switch pulled"
     );
-    let mut detail = kill_switch.scope.to_json();
-    if let Some(detail) = detail.as_object_mut() {
-        detail.insert("pulled_at".to_owned(), json!(kill_switch.pulled_at));
-    }
-    let entry = Entry {
-        kill_switch_id: Some(kill_switch.id.clone()),
-        operator: Some(Arc::clone(&kill_switch.operator)),
-        words: Some(kill_switch.reason.clone()),
-        decided_at: Some(kill_switch.pulled_at),
-        detail: Some(detail),
-        ..Entry::new(Kind::Halt)
-    };
     // In a task of its own, so that an operator who hangs up does not take the record along.
     let keeping = tokio::spawn({
-        let (recorder, row) = (app.recorder.clone(), kill_switch.to_row());
-        async move { recorder.settle(entry, Some(Change::Pull(row))).await }
+        let (app, kill_switch) = (Arc::clone(&app), kill_switch.clone());
+        async move { keep(&app, kill_switch).await }
     });
-    let recorded = matches!(keeping.await, Ok(Ok(())));
+    let (recorded, journaled) = keeping.await.unwrap_or_default();
     let mut body = to_json(&kill_switch);
     if let Some(body) = body.as_object_mut() {
         body.insert("recorded".to_owned(), json!(recorded));
+        // Whether it holds over a restart.
+        body.insert("kept".to_owned(), json!(recorded || journaled));
     }
     Ok((StatusCode::CREATED, Json(body)).into_response())
+}
+
+/// Keeps a halt that holds already: in the journal, then in the database. Whether each has it.
+async fn keep(app: &Arc<App>, kill_switch: KillSwitch) -> (bool, bool) {
+    let journaled = match app.journal.clone() {
+        None => false,
+        Some(journal) => {
+            let kept = kill_switch.clone();
+            let written = tokio::task::spawn_blocking(move || journal.keep(&kept)).await;
+            if let Ok(Err(error)) = &written {
+                tracing::error!(%error, kill_switch = %kill_switch.id, "a halt could not be written to the journal");
+            }
+            matches!(written, Ok(Ok(())))
+        }
+    };
+    let (entry, change) = workers::journal::record_of(&kill_switch);
+    let recorded = app.recorder.settle(entry, Some(change)).await.is_ok();
+    // Else the worker does so once the database has it.
+    if recorded
+        && let Some(journal) = &app.journal
+        && let Err(error) = journal.forget(&kill_switch.id)
+    {
+        tracing::warn!(%error, kill_switch = %kill_switch.id, "a recorded halt stays in the journal for now");
+    }
+    (recorded, journaled)
 }
 
 /// How long to look for a run before it is halted unseen.

@@ -1,4 +1,4 @@
-//! The last look at an approved call, in the transaction in which it is begun.
+//! The last look at an approved call, in the transaction in which it is begun, by the gateway or by an operator's hand.
 
 use std::sync::Arc;
 
@@ -7,15 +7,18 @@ use sqlx::PgConnection;
 
 use super::{Permit, Recorded};
 use crate::{
-    app::App,
+    app::{App, Tool},
     composition::Case,
-    entry::Redacted,
-    ids::ApprovalId,
+    contracts::WhileHalted,
+    entry::{Entry, Redacted},
+    ids::{ApprovalId, CallId, RunId},
+    pipeline::ToolCall,
     store::{self, StoreError, composition::Claim},
 };
 
 /// Why an approved call is not begun now.
-pub(in crate::pipeline) enum NotClaimed {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotClaimed {
     /// Somebody else has, or it is over.
     Taken,
     /// A kill switch that is recorded covers it, whatever this process knows.
@@ -28,29 +31,141 @@ pub(in crate::pipeline) enum NotClaimed {
     Unrecorded,
 }
 
-/// Takes an approved call for execution and commits its intent, in one transaction: for exactly one caller, and only if the
-/// votes still fulfil the tiers as they stood, by what the voters are now.
+/// Whose hands a call goes into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hands {
+    Gateway,
+    Operator,
+}
+
+/// A call as the policies, scopes and contract of this moment permit it, to be held against what was approved.
+#[derive(Debug, Clone)]
+pub struct Held {
+    call: CallId,
+    digest: Arc<str>,
+    tool: Arc<Tool>,
+    agent: Arc<str>,
+    run: RunId,
+    approval: Option<ApprovalId>,
+}
+
+impl Held {
+    pub(in crate::pipeline) fn of(call: &ToolCall, approval: Option<ApprovalId>) -> Self {
+        Self {
+            call: call.id.clone(),
+            digest: Arc::clone(&call.digest),
+            tool: Arc::clone(&call.tool),
+            agent: Arc::clone(&call.caller.agent.name),
+            run: call.caller.run.id.clone(),
+            approval,
+        }
+    }
+
+    /// In the transaction in which an operator takes the call to do it by hand: why not, where what was approved no longer holds.
+    /// Otherwise nobody changes the call until the transaction ends.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn against_hands(
+        &self,
+        connection: &mut PgConnection,
+        app: &App,
+    ) -> Result<Option<NotClaimed>, StoreError> {
+        self.against(connection, app, Hands::Operator).await
+    }
+
+    fn wanted(&self) -> Claim<'_> {
+        Claim {
+            call: &self.call,
+            digest: &self.digest,
+            contract_digest: &self.tool.digest,
+            api: &self.tool.api,
+            tool: &self.tool.name,
+            consequence: self.tool.contract.consequence.as_str(),
+            agent: &self.agent,
+            run: self.run.as_str(),
+        }
+    }
+
+    async fn against(
+        &self,
+        connection: &mut PgConnection,
+        app: &App,
+        hands: Hands,
+    ) -> Result<Option<NotClaimed>, StoreError> {
+        let mut case = None;
+        if let Some(approval) = &self.approval {
+            let Some(row) = store::approvals::lock(connection, approval.as_str()).await? else {
+                return Ok(Some(NotClaimed::Taken));
+            };
+            if row.state != "approved" {
+                return Ok(Some(NotClaimed::Taken));
+            }
+            case = Case::load(connection, vec![row]).await?.pop();
+            if !case.as_ref().is_some_and(|case| case.is_fulfilled(app)) {
+                let call = store::calls::find(connection, self.call.as_str()).await?;
+                return Ok(Some(match call {
+                    Some(call) if call.state == "approved" => NotClaimed::Void(
+                        "those who approved it no longer hold what its tiers ask for, or a delegation was taken back",
+                    ),
+                    _ => NotClaimed::Taken,
+                }));
+            }
+        }
+        let wanted = self.wanted();
+        let has_it = match hands {
+            Hands::Gateway => store::composition::claim(connection, &wanted).await?,
+            Hands::Operator => {
+                let while_halted = self.tool.contract.while_halted == WhileHalted::WorkList;
+                store::composition::may_be_done(connection, &wanted, while_halted).await?
+            }
+        };
+        if has_it {
+            return Ok(None);
+        }
+        let call = store::calls::find(connection, self.call.as_str()).await?;
+        let is_another = |digest: &str| *digest != *self.digest;
+        Ok(Some(match call {
+            Some(call) if call.state == "approved" => {
+                if is_another(&call.digest)
+                    || case
+                        .as_ref()
+                        .is_some_and(|case| is_another(&case.row.digest))
+                    || *call.contract_digest != *self.tool.digest
+                {
+                    NotClaimed::Void("it is no longer what was approved")
+                } else if case.is_some_and(|case| case.row.overdue) {
+                    NotClaimed::Overdue
+                } else {
+                    // A kill switch, or the end of its time between the two looks: the next turn tells them apart.
+                    NotClaimed::Halted
+                }
+            }
+            _ => NotClaimed::Taken,
+        }))
+    }
+}
+
+/// Takes an approved call for execution and commits its intent, in one transaction: for exactly one caller, only if the votes
+/// still fulfil the tiers as they stood, by what the voters are now, and only if no operator has it.
 pub(in crate::pipeline) async fn claim(
     app: &Arc<App>,
     permit: Permit,
-    approval: ApprovalId,
+    approval: Option<ApprovalId>,
     before: Option<Redacted>,
 ) -> Result<Recorded, (Permit, NotClaimed)> {
-    let entry = super::intent_entry(app, &permit, Some(approval.clone()), before);
-    let call = permit.call();
-    let (id, digest) = (call.id.clone(), Arc::clone(&call.digest));
-    let contract = Arc::clone(&call.tool.digest);
-    let (shared, of) = (Arc::clone(app), approval.clone());
+    let entry = Entry {
+        // It was opened when it was parked or listed.
+        opens_call: false,
+        ..super::intent_entry(app, &permit, approval.clone(), before)
+    };
+    let held = Held::of(permit.call(), approval.clone());
+    let shared = Arc::clone(app);
     let claimed = app
         .recorder
         .act(move |connection| {
             async move {
-                let wanted = Claim {
-                    call: &id,
-                    digest: &digest,
-                    contract_digest: &contract,
-                };
-                let why_not = held_against(connection, &shared, of.as_str(), &wanted).await?;
+                let why_not = held.against(connection, &shared, Hands::Gateway).await?;
                 let entries = if why_not.is_none() {
                     vec![entry]
                 } else {
@@ -62,7 +177,7 @@ pub(in crate::pipeline) async fn claim(
         })
         .await;
     match claimed {
-        Ok(None) => Ok(super::recorded(app, permit, Some(approval), true)),
+        Ok(None) => Ok(super::recorded(app, permit, approval, true)),
         Ok(Some(why_not)) => Err((permit, why_not)),
         Err(error) => {
             tracing::warn!(%error, "an approved call could not be claimed yet");
@@ -71,57 +186,12 @@ pub(in crate::pipeline) async fn claim(
     }
 }
 
-/// The claim itself; why not, where it is not made.
-async fn held_against(
-    connection: &mut PgConnection,
-    app: &App,
-    approval: &str,
-    wanted: &Claim<'_>,
-) -> Result<Option<NotClaimed>, StoreError> {
-    let Some(row) = store::approvals::lock(connection, approval).await? else {
-        return Ok(Some(NotClaimed::Taken));
-    };
-    if row.state != "approved" {
-        return Ok(Some(NotClaimed::Taken));
-    }
-    let case = Case::load(connection, vec![row]).await?.pop();
-    let Some(case) = case.filter(|case| case.is_fulfilled(app)) else {
-        let call = store::calls::find(connection, wanted.call.as_str()).await?;
-        return Ok(Some(match call {
-            Some(call) if call.state == "approved" => NotClaimed::Void(
-                "those who approved it no longer hold what its tiers ask for, or a delegation was taken back",
-            ),
-            _ => NotClaimed::Taken,
-        }));
-    };
-    if store::composition::claim(connection, wanted).await? {
-        return Ok(None);
-    }
-    let call = store::calls::find(connection, wanted.call.as_str()).await?;
-    Ok(Some(match call {
-        Some(call) if call.state == "approved" => {
-            if *call.digest != *wanted.digest
-                || *case.row.digest != *wanted.digest
-                || *call.contract_digest != *wanted.contract_digest
-            {
-                NotClaimed::Void("it is no longer what was approved")
-            } else if case.row.overdue {
-                NotClaimed::Overdue
-            } else {
-                // A kill switch, or the end of its time between the two looks: the next turn tells them apart.
-                NotClaimed::Halted
-            }
-        }
-        _ => NotClaimed::Taken,
-    }))
-}
-
 /// Takes up a claim of our own that was committed although its answer was lost: the row says `executing`, nothing
 /// was sent, and no other gateway can have claimed it.
 pub(in crate::pipeline) fn claimed_before(
     app: &App,
     permit: Permit,
-    approval: ApprovalId,
+    approval: Option<ApprovalId>,
 ) -> Recorded {
-    super::recorded(app, permit, Some(approval), true)
+    super::recorded(app, permit, approval, true)
 }

@@ -62,6 +62,19 @@ impl Told {
         }
     }
 
+    /// Adds how often it was tried, where that was more than once.
+    pub fn with_tries(mut self, tries: Option<Value>) -> Self {
+        if let Some(tries) = tries {
+            let mut detail = match self.detail {
+                Some(Value::Object(detail)) => detail,
+                _ => serde_json::Map::new(),
+            };
+            detail.insert("tries".to_owned(), tries);
+            self.detail = Some(Value::Object(detail));
+        }
+        self
+    }
+
     pub fn of_stream(status: http::StatusCode, end: &StreamEnd) -> Self {
         let whole = *end == StreamEnd::Complete;
         let why = match end {

@@ -129,7 +129,8 @@ fn an_action_with_another_resource_or_context_is_not_permitted() {
     );
     for action in OperatorAction::ALL {
         let (right, resource) = match action.as_str() {
-            "approve" | "deny" | "resolve" => (facts, tier),
+            "approve" | "deny" => (facts, tier),
+            "resolve" | "take_over" => (facts, OperatorResource::Gateway),
             "halt" | "resume" => (HALT, OperatorResource::Gateway),
             "delegate" | "revoke_delegation" => (DELEGATION, OperatorResource::Gateway),
             _ => (OperatorContext::Empty, OperatorResource::Gateway),
