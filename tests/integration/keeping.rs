@@ -245,6 +245,41 @@ impl Old {
     }
 }
 
+impl Old {
+    /// Moves the one record of a drop, which is a chain of its own, into a month.
+    pub async fn date_back(&self, to: Month) {
+        use futures::TryStreamExt as _;
+        let mut owner = self.owner().await;
+        let at = to.begins() + TimeDelta::days(2);
+        let by: String = sqlx::query_scalar(
+            "SELECT instance_id FROM audit.entries WHERE kind = 'partition_dropped'",
+        )
+        .fetch_one(&mut owner)
+        .await
+        .unwrap();
+        let hash = {
+            let stored = toolgate::store::audit_log::rows(&mut owner, &by, 1, 1)
+                .try_next()
+                .await;
+            let stored = stored.unwrap().unwrap();
+            let mut row = stored.row();
+            row.recorded_at = at;
+            chain::hash(&chain::START, &row)
+        };
+        owner
+            .execute("SET session_replication_role = replica")
+            .await
+            .unwrap();
+        sqlx::query("UPDATE audit.entries SET recorded_at = $1, hash = $2 WHERE instance_id = $3")
+            .bind(at)
+            .bind(hash.as_slice())
+            .bind(&by)
+            .execute(&mut owner)
+            .await
+            .unwrap();
+    }
+}
+
 /// What somebody does to an export's lines.
 type Change = (&'static str, fn(&str) -> String);
 
@@ -381,38 +416,7 @@ async fn what_is_known_of_dropped_months_outlives_the_entries_that_told_of_it() 
     old.export(month(9), &first).await;
     old.drop_month(month(9), &first).await.unwrap();
     // As though that had been done two months later.
-    let mut owner = old.owner().await;
-    let (by, at): (String, _) = {
-        let at = month(7).begins() + TimeDelta::days(2);
-        let by = sqlx::query_scalar(
-            "SELECT instance_id FROM audit.entries WHERE kind = 'partition_dropped'",
-        )
-        .fetch_one(&mut owner)
-        .await
-        .unwrap();
-        (by, at)
-    };
-    let hash = {
-        use futures::TryStreamExt as _;
-        let stored = toolgate::store::audit_log::rows(&mut owner, &by, 1, 1)
-            .try_next()
-            .await;
-        let stored = stored.unwrap().unwrap();
-        let mut row = stored.row();
-        row.recorded_at = at;
-        chain::hash(&chain::START, &row)
-    };
-    owner
-        .execute("SET session_replication_role = replica")
-        .await
-        .unwrap();
-    sqlx::query("UPDATE audit.entries SET recorded_at = $1, hash = $2 WHERE instance_id = $3")
-        .bind(at)
-        .bind(hash.as_slice())
-        .bind(&by)
-        .execute(&mut owner)
-        .await
-        .unwrap();
+    old.date_back(month(7)).await;
     old.right(&old.check().await);
     old.export(month(8), &second).await;
     old.drop_month(month(8), &second).await.unwrap();

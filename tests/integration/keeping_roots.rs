@@ -337,6 +337,25 @@ async fn a_key_that_nothing_proved_stays_so_when_its_month_is_dropped() {
     assert_eq!(wrong.fault, Fault::UnprovedKey, "{wrong:?}");
 }
 
+/// The record of a drop goes with its own month: trees and keys are told again.
+#[tokio::test]
+async fn trees_and_keys_outlive_the_record_that_told_of_them() {
+    let log = log(true).await;
+    let scratch = Scratch::new();
+    log.drop(9, &scratch).await;
+    log.old.date_back(month(7)).await;
+    for ago in [8, 7] {
+        log.drop(ago, &scratch).await;
+        let report = log.check().await;
+        right(&report);
+        assert_eq!(report.keys.len(), 2, "{ago}");
+    }
+    // The end of each start in each month, as its own record told it and as it was told again.
+    let report = log.check().await;
+    assert_eq!(report.checkpoints.fit, 4, "{report:#?}");
+    assert_eq!(report.checkpoints.dropped, log.all() - 4);
+}
+
 fn told(tree: &Frontier) -> Vec<String> {
     tree.peaks().iter().map(|peak| secrets::hex(peak)).collect()
 }
