@@ -35,11 +35,14 @@ fn read(database: &str, note: &[u8]) -> Checkpoint {
     Checkpoint::parse(note.text()).unwrap()
 }
 
+/// What was uploaded: head and body.
+type Received = Arc<Mutex<Vec<(HeaderMap, Vec<u8>)>>>;
+
 #[derive(Clone, Default)]
 struct Hook {
     up: Arc<Mutex<bool>>,
     asked: Arc<Mutex<u32>>,
-    received: Arc<Mutex<Vec<(HeaderMap, Vec<u8>)>>>,
+    received: Received,
 }
 
 async fn hook(State(hook): State<Hook>, headers: HeaderMap, body: axum::body::Bytes) -> StatusCode {

@@ -188,7 +188,7 @@ fn agrees(database: &str, report: &Report, files: &[&Path], keys: &[VerifierKey]
 async fn a_log_fits_its_checkpoints_and_another_program_agrees() {
     let (database, instances) = log().await;
     let (path, key) = (checkpoints(&database), vkey(&database));
-    let report = check(&database, &[&path], &[key.clone()]).await;
+    let report = check(&database, &[&path], std::slice::from_ref(&key)).await;
     assert!(report.right, "{report:#?}");
     let kept = notes(&database);
     assert!(kept.len() >= 6, "{}", kept.len());
@@ -198,7 +198,7 @@ async fn a_log_fits_its_checkpoints_and_another_program_agrees() {
         // The last one was made at the stop, of everything.
         assert_eq!(one.checkpointed, u64::try_from(one.last).ok());
     }
-    agrees(&database, &report, &[&path], &[key.clone()]);
+    agrees(&database, &report, &[&path], std::slice::from_ref(&key));
 
     let said = Command::new(env!("CARGO_BIN_EXE_toolgate"))
         .args(["audit", "verify", "--json", "--url"])
@@ -319,7 +319,7 @@ async fn the_last_start_made_anew_or_cut_is_found() {
         // The forger has left no contradiction inside the database; that is why there are checkpoints.
         let inside = check(&database, &[], &[]).await;
         assert!(inside.right, "{name}: {inside:#?}");
-        let report = check(&database, &[&path], &[key.clone()]).await;
+        let report = check(&database, &[&path], std::slice::from_ref(&key)).await;
         assert!(!report.right, "{name}");
         let wrong = of(&report, instance).wrong.as_ref().unwrap();
         assert_eq!(wrong.fault, fault, "{name}: {wrong:?}");
@@ -333,7 +333,7 @@ async fn the_last_start_made_anew_or_cut_is_found() {
         }
         // The start before it is as it was.
         assert_eq!(of(&report, &instances[0]).wrong, None, "{name}");
-        agrees(&database, &report, &[&path], &[key.clone()]);
+        agrees(&database, &report, &[&path], std::slice::from_ref(&key));
         owner
             .execute(
                 "TRUNCATE audit.entries; INSERT INTO audit.entries SELECT * FROM public.backup",
@@ -461,7 +461,7 @@ async fn forged_checkpoints_are_refused_by_name() {
     ];
     for (name, note, problem) in cases {
         let path = file(&database, "forged", &note);
-        let report = check(&database, &[&path], &[key.clone()]).await;
+        let report = check(&database, &[&path], std::slice::from_ref(&key)).await;
         assert!(!report.right, "{name}");
         let refused = &report.checkpoints.refused;
         assert_eq!(refused.len(), 1, "{name}: {refused:?}");
@@ -475,7 +475,7 @@ async fn forged_checkpoints_are_refused_by_name() {
             "{name}: {report:#?}"
         );
         if name != "nothing" {
-            agrees(&database, &report, &[&path], &[key.clone()]);
+            agrees(&database, &report, &[&path], std::slice::from_ref(&key));
         }
     }
     // Without the key, the first that the records name is believed, and it is the same.

@@ -315,8 +315,10 @@ async fn all_refused(world: &mut World, kind: KeyKind, routes: &[(&str, &str)]) 
     let owner = if is_operators { "ada" } else { "support-bot" };
     for (method, path) in routes {
         let request = things.request(world, method, path, is_operators);
-        let answer = send(request.bearer_auth(world.keys[owner].expose())).await;
-        assert_ne!(answer.status, 401, "{method} {path}");
+        // Its head alone: a stream has no end.
+        let request = request.bearer_auth(world.keys[owner].expose());
+        let answer = request.send().await.unwrap();
+        assert_ne!(answer.status(), 401, "{method} {path}");
     }
 }
 
