@@ -71,6 +71,15 @@ pub struct Rules {
     pub policies: Policies,
 }
 
+/// What a gateway runs with and a command without one can look at too.
+#[derive(Clone, Copy)]
+pub struct Setting<'a> {
+    /// The config.
+    pub config: &'a Config,
+    /// The policies.
+    pub policies: &'a Policies,
+}
+
 /// Everything a call needs.
 pub struct App {
     /// The config.
@@ -242,6 +251,14 @@ impl RuleFiles {
 }
 
 impl App {
+    /// The config and the policies.
+    pub const fn setting(&self) -> Setting<'_> {
+        Setting {
+            config: &self.config,
+            policies: &self.policies,
+        }
+    }
+
     /// Joins everything. The recorder must have been started on the same database.
     ///
     /// # Errors

@@ -10,18 +10,14 @@ use futures::FutureExt as _;
 use serde_json::{Value, json};
 
 use crate::{
-    app::App,
+    app::{App, Setting},
     audit::ActError,
     clock,
     composition::{Origin, asked_for},
-    config::Config,
     entry::{Decision, Entry, Kind, Outcome},
     ids::CallId,
     pipeline::{self, ByHandAnswer, Held, NotClaimed},
-    policy::{
-        ApprovalFacts, OperatorAction, OperatorContext, OperatorDecision, OperatorResource,
-        Policies,
-    },
+    policy::{ApprovalFacts, OperatorAction, OperatorContext, OperatorDecision, OperatorResource},
     reason::{Reason, Refusal},
     store::{
         self, StoreError,
@@ -86,15 +82,14 @@ pub async fn find(app: &App, id: &str) -> Result<(CallId, WorkRow), Refusal> {
 
 /// Whether the policies let an operator do something to an item.
 fn decide(
-    policies: &Policies,
-    owner: &str,
+    setting: Setting<'_>,
     row: &WorkRow,
     operator: &str,
     action: OperatorAction,
 ) -> OperatorDecision {
     let facts = ApprovalFacts {
         agent: row.agent.as_deref().unwrap_or_default(),
-        owner,
+        owner: owner(setting, row),
         triggered_by: row.triggered_by.as_deref().unwrap_or_default(),
         tool: row.tool.as_deref().unwrap_or_default(),
         api: row.api.as_deref().unwrap_or_default(),
@@ -102,13 +97,15 @@ fn decide(
         run: row.run_id.as_deref().unwrap_or_default(),
     };
     let context = OperatorContext::Approval(facts);
-    policies.decide_operator(operator, action, OperatorResource::Gateway, context)
+    setting
+        .policies
+        .decide_operator(operator, action, OperatorResource::Gateway, context)
 }
 
-fn owner<'a>(config: &'a Config, row: &WorkRow) -> &'a str {
+fn owner<'a>(setting: Setting<'a>, row: &WorkRow) -> &'a str {
     row.agent
         .as_deref()
-        .and_then(|agent| config.agents.get(agent))
+        .and_then(|agent| setting.config.agents.get(agent))
         .map_or("", |agent| &agent.owner)
 }
 
@@ -116,25 +113,20 @@ fn owner<'a>(config: &'a Config, row: &WorkRow) -> &'a str {
 ///
 /// # Errors
 /// For who may not resolve, and for what is one's own: nobody works off what their agent or their run asked for.
-pub fn may(
-    config: &Config,
-    policies: &Policies,
-    row: &WorkRow,
-    operator: &str,
-) -> Result<(), Refusal> {
+pub fn may(setting: Setting<'_>, row: &WorkRow, operator: &str) -> Result<(), Refusal> {
     let origin = Origin {
         agent: row.agent.as_deref().unwrap_or_default(),
         owner: row.owner.as_deref(),
         triggered_by: row.triggered_by.as_deref().unwrap_or_default(),
     };
-    if asked_for(config, origin, operator) {
+    if asked_for(setting, origin, operator) {
         return Err(Refusal::new(
             Reason::SelfApproval,
             "This call was asked for by your own agent or in a run that you triggered. Somebody else must look into it.",
         ));
     }
     let action = OperatorAction::Resolve;
-    let decision = decide(policies, owner(config, row), row, operator, action);
+    let decision = decide(setting, row, operator, action);
     if decision.permitted {
         return Ok(());
     }
@@ -147,14 +139,7 @@ pub fn may(
 }
 
 fn may_take_over(app: &App, row: &WorkRow, operator: &str) -> bool {
-    decide(
-        &app.policies,
-        owner(&app.config, row),
-        row,
-        operator,
-        OperatorAction::TakeOver,
-    )
-    .permitted
+    decide(app.setting(), row, operator, OperatorAction::TakeOver).permitted
 }
 
 fn entry(row: &WorkRow, call: &CallId, operator: &Arc<str>, kind: Kind) -> Entry {
@@ -211,7 +196,7 @@ pub async fn claim(
     operator: &Arc<str>,
 ) -> Result<(CallId, WorkRow), Refusal> {
     let (call, row) = find(app, id).await?;
-    may(&app.config, &app.policies, &row, operator)?;
+    may(app.setting(), &row, operator)?;
     // Held against what was approved once more in the transaction that takes it.
     let held = if row.kind == "manual" && row.state == "open" {
         pipeline::may_claim(app, &call).await?
@@ -280,7 +265,7 @@ pub async fn release(
     note: String,
 ) -> Result<WorkRow, Refusal> {
     let (call, row) = find(app, id).await?;
-    may(&app.config, &app.policies, &row, operator)?;
+    may(app.setting(), &row, operator)?;
     let takes_over = may_take_over(app, &row, operator);
     let entry = Entry {
         words: Some(note),
@@ -320,7 +305,7 @@ pub async fn resolve(
     finding: Finding,
 ) -> Result<WorkRow, Refusal> {
     let (call, row) = find(app, id).await?;
-    may(&app.config, &app.policies, &row, operator)?;
+    may(app.setting(), &row, operator)?;
     if matches!(row.state.as_str(), "resolved" | "withdrawn") {
         return Err(conflict(&row));
     }

@@ -14,7 +14,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::check;
 use crate::{
-    app::{RuleFiles, Rules, load_rules},
+    app::{RuleFiles, Rules, Setting, load_rules},
     config::{self, Config, Database, Variables},
     database, resolving,
     resolving::export,
@@ -98,12 +98,16 @@ async fn print(
     let mut shown = HashMap::new();
     if let Some(operator) = &args.arguments_for {
         let rules = rules(config, operator)?;
+        let setting = Setting {
+            config,
+            policies: &rules.policies,
+        };
         let may: Vec<&WorkRow> = rows
             .iter()
             .filter(|row| row.kind == "manual")
-            .filter(|row| resolving::may(config, &rules.policies, row, operator).is_ok())
+            .filter(|row| resolving::may(setting, row, operator).is_ok())
             .collect();
-        let (world, keyring) = ((config, &rules), config.keyring()?);
+        let (world, keyring) = ((setting, &rules), config.keyring()?);
         shown.extend(export::real_arguments(connection, world, &keyring, operator, &may).await?);
     }
     let items: Vec<Value> = rows

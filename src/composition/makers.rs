@@ -2,7 +2,10 @@
 
 use unicode_normalization::UnicodeNormalization as _;
 
-use crate::{app::App, config::Config, store::approvals::ApprovalRow};
+use crate::{
+    app::{App, Setting},
+    store::approvals::ApprovalRow,
+};
 
 /// Words before a name that say it is a person's.
 const KINDS: [&str; 8] = [
@@ -27,12 +30,13 @@ pub fn is_maker(app: &App, row: &ApprovalRow, operator: &str) -> bool {
         owner: Some(&row.owner),
         triggered_by: &row.triggered_by,
     };
-    asked_for(&app.config, origin, operator)
+    asked_for(app.setting(), origin, operator)
 }
 
 /// The same of any call.
-pub fn asked_for(config: &Config, origin: Origin<'_>, operator: &str) -> bool {
-    let owns_it_now = config
+pub fn asked_for(setting: Setting<'_>, origin: Origin<'_>, operator: &str) -> bool {
+    let owns_it_now = setting
+        .config
         .agents
         .get(origin.agent)
         .is_some_and(|agent| *agent.owner == *operator);

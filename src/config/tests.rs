@@ -346,25 +346,25 @@ fn what_is_wrong_with_checkpoints_is_told_at_its_place() {
         (
             "example.com/here",
             "'a b'",
-            17,
+            19,
             "cannot name an installation",
         ),
-        ("disk:", "Disk:", 19, "cannot be a sink's name"),
-        ("https://example.com", "ftp://example.com", 22, "http"),
-        ("bucket: kept", "bucket: 'a/b'", 24, "cannot be a bucket"),
+        ("disk:", "Disk:", 21, "cannot be a sink's name"),
+        ("https://example.com", "ftp://example.com", 24, "http"),
+        ("bucket: kept", "bucket: 'a/b'", 26, "cannot be a bucket"),
         (
             "'${env:TOKEN}'",
             "clear",
-            24,
+            26,
             "stands in the config file itself",
         ),
         (
             "header: { name: Authorization, value",
             "query: { name: key, value",
-            23,
+            25,
             "no query credential",
         ),
-        ("  sinks:", "  every_entries: 0\n  sinks:", 18, "zero"),
+        ("  sinks:", "  every_entries: 0\n  sinks:", 20, "zero"),
     ] {
         assert!(SINKS.contains(from));
         let text = format!("{GOOD}{}", SINKS.replacen(from, to, 1));

@@ -6,9 +6,8 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::shown;
 use crate::{
-    app::Rules,
+    app::{Rules, Setting},
     clock,
-    config::Config,
     entry::{Entry, Kind, chain},
     ids::InstanceId,
     redaction::Marks,
@@ -58,7 +57,7 @@ pub async fn waiting(
 /// When the database is away, or refuses the record: then nothing is shown.
 pub async fn real_arguments(
     connection: &mut PgConnection,
-    (config, rules): (&Config, &Rules),
+    (setting, rules): (Setting<'_>, &Rules),
     keyring: &Keyring,
     operator: &str,
     rows: &[&WorkRow],
@@ -77,7 +76,7 @@ pub async fn real_arguments(
         let tiers = store::work::tiers_of(connection, &row.call_id).await?;
         let marks = Marks::of(&contract.input);
         let kept = (row.call_id.as_str(), sealed.as_slice());
-        let Some(opened) = shown::opened((config, keyring), &marks, operator, kept, &tiers) else {
+        let Some(opened) = shown::opened((setting, keyring), &marks, operator, kept, &tiers) else {
             continue;
         };
         if !opened.seen.is_empty() {

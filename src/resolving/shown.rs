@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 
 use super::{away, entry};
 use crate::{
-    app::App,
+    app::{App, Setting},
     call::{ByClass, ClassRule, ClassRules},
-    config::Config,
     entry::{Entry, Kind},
     ids::CallId,
     parked::Sealed,
@@ -30,7 +29,7 @@ pub struct Opened {
 
 /// Opens what was sealed of a call that waited in `tiers`. None where no secret of the config opens it.
 pub(super) fn opened(
-    (config, keyring): (&Config, &Keyring),
+    (setting, keyring): (Setting<'_>, &Keyring),
     marks: &Marks,
     operator: &str,
     (call, sealed): (&str, &[u8]),
@@ -39,7 +38,7 @@ pub(super) fn opened(
     let plain = keyring.open(call, sealed).ok()?;
     let sealed: Sealed = serde_json::from_slice(&plain).ok()?;
     let mut arguments = Value::Object(sealed.arguments);
-    let mut view = View::new(rules_for(config, operator, tiers));
+    let mut view = View::new(rules_for(setting, operator, tiers));
     view.apply(marks, &mut arguments);
     Some(Opened {
         arguments,
@@ -49,7 +48,8 @@ pub(super) fn opened(
 
 /// A class is seen in clear where every tier shows it to its people, or where one does in which the operator could take a seat. A
 /// tier that the config no longer has shows nothing.
-fn rules_for(config: &Config, operator: &str, tiers: &[String]) -> ClassRules {
+fn rules_for(setting: Setting<'_>, operator: &str, tiers: &[String]) -> ClassRules {
+    let config = setting.config;
     let person = config.operators.get(operator);
     let has_seat = |tier: &str| {
         let tier = config.tiers.get(tier);
@@ -105,7 +105,7 @@ pub async fn real_arguments(
         return Ok(None);
     };
     let opened = opened(
-        (&app.config, &app.keyring),
+        (app.setting(), &app.keyring),
         &tool.marks,
         operator,
         (call.as_str(), &sealed),
