@@ -492,9 +492,12 @@ async fn claiming_against_the_release_of_the_halt_gives_each_call_to_one() {
         }))
         .await;
         let before = world.received("POST /refunds");
-        let claims = listed.iter().map(|call| {
+        // One claim after the other, and the release of the halt in between: those before it race with nobody, those after it
+        // come too late, and some meet it.
+        let claims = listed.iter().zip(0..).map(|(call, number)| {
             let (world, call) = (Arc::clone(&world), call.clone());
             tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(number * 6)).await;
                 let answer = act(&world, "ada", &call, "claim", json!({})).await;
                 if answer.status == 200 {
                     act(&world, "ada", &call, "resolve", not_executed())
@@ -510,7 +513,7 @@ async fn claiming_against_the_release_of_the_halt_gives_each_call_to_one() {
         let releasing = {
             let (world, halt) = (Arc::clone(&world), halt.clone());
             tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(u64::try_from(round).unwrap() * 3)).await;
+                tokio::time::sleep(Duration::from_millis(u64::try_from(round).unwrap() * 12)).await;
                 world.resume(&halt).await;
             })
         };
