@@ -136,7 +136,8 @@ async fn a_clock_that_jumps_while_calls_go_on_breaks_no_chain() {
         clock.set(ahead);
         tokio::time::sleep(Duration::from_millis(200)).await;
         send(refund(&running, 3)).await.expect(201);
-        send(refund(&running, 25_000))
+        // Each another one: the same again would be told how the first stands.
+        send(refund(&running, 25_000 + ahead))
             .await
             .problem(403, "approval_required");
     }
