@@ -101,9 +101,6 @@ pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRo
     let (case, lent) = voice::read(app, id, &ballot.operator).await?;
     let voice = voice::voice(app, &case, &lent, &ballot)?;
     let row = case.row;
-    if ballot.digest != row.digest {
-        return Err(stale());
-    }
     if ballot.vote == Vote::Approve
         && let Some(kill_switch) = halted(app, &row)
     {

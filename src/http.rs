@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
+    Extension, Router,
     http::Method,
     middleware,
     response::Response,
@@ -24,7 +24,7 @@ mod refused;
 mod runs;
 mod transparent;
 
-pub use refused::Peer;
+pub use refused::PEER;
 
 /// What agents can reach.
 pub fn agents(app: Arc<App>) -> Router {
@@ -34,6 +34,7 @@ pub fn agents(app: Arc<App>) -> Router {
         .route("/v1/calls/{call}", get(calls::state))
         .route("/v1/runs", post(runs::open))
         .route("/v1/runs/{run}/end", post(runs::end))
+        .method_not_allowed_fallback(wrong_method)
         .route_layer(refused)
         .route("/v1/tools/{tool}/calls", post(calls::call))
         .route("/livez", get(health::livez))
@@ -94,19 +95,20 @@ pub fn operators(app: Arc<App>) -> Router {
         .route("/v1/calls/{call}", get(operator::history::call))
         .route("/v1/audit/entries", get(operator::entries::list))
         .route("/v1/audit/hash", post(operator::entries::hash))
-        .route_layer(refused)
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz_in_detail))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
+        .layer(refused)
         .with_state(app)
 }
 
-async fn nothing_here() -> Refusal {
-    Refusal::new(
+async fn nothing_here() -> (Extension<refused::NoRoute>, Refusal) {
+    let refusal = Refusal::new(
         Reason::NotFound,
         "There is nothing under this path on the operators' listener.",
-    )
+    );
+    (Extension(refused::NoRoute), refusal)
 }
 
 /// axum adds the methods that the path has.

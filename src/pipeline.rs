@@ -3,6 +3,7 @@
 //! `record` turns it into a [`Recorded`], and `forward` takes nothing else.
 
 use std::{
+    net::IpAddr,
     panic::{AssertUnwindSafe, resume_unwind},
     sync::Arc,
 };
@@ -47,6 +48,7 @@ pub use by_hand::{ByHandAnswer, answer_by_hand};
 pub(crate) use contract::is_json;
 pub(crate) use identify::{agent, owner_of_key};
 pub use park::{BY_OPERATOR, FOUND_EXECUTED, Kept, Standing, standing};
+pub(crate) use record::known_method;
 pub use record::{Held, NotClaimed, Recorded};
 pub use resume::{may_claim, not_claimed, resume};
 pub use same::IdempotencyKey;
@@ -100,6 +102,8 @@ pub struct Arrival {
     pub call: CallId,
     /// When it came.
     pub received_at: Timestamp,
+    /// From where, as its connection says.
+    pub source: Option<IpAddr>,
     /// Where it came in.
     pub surface: Surface,
     /// All its headers.

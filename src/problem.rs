@@ -96,6 +96,10 @@ pub struct Told {
     pub reason: Reason,
     /// The same in words.
     pub detail: String,
+    /// Ids of the policies that decided.
+    pub policies: Vec<String>,
+    /// More for the audit row.
+    pub more: Option<Value>,
 }
 
 /// The document of a refusal, as an object.
@@ -165,6 +169,8 @@ fn with_status(status: StatusCode, refusal: &Refusal, call: Option<&CallId>) -> 
     response.extensions_mut().insert(Told {
         reason: refusal.reason,
         detail: refusal.detail.clone(),
+        policies: refusal.policies.clone(),
+        more: refusal.audit_detail.clone(),
     });
     let headers = response.headers_mut();
     headers.insert(

@@ -3,7 +3,7 @@
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -223,12 +223,9 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let serving = connection(
-                    stream,
+                let serving = routes::PEER.scope(
                     peer.ip(),
-                    router.clone(),
-                    limits.clone(),
-                    stop.clone(),
+                    connection(stream, router.clone(), limits.clone(), stop.clone()),
                 );
                 connections.spawn(async move {
                     serving.await;
@@ -245,13 +242,7 @@ async fn accept(
 }
 
 /// One connection, one request after the other. Transport only: nothing here knows a call.
-async fn connection(
-    stream: TcpStream,
-    peer: IpAddr,
-    router: Router,
-    limits: Limits,
-    stop: CancellationToken,
-) {
+async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps its delay");
     }
@@ -262,7 +253,7 @@ async fn connection(
         limits.client_write_timeout,
         ambiguous.clone(),
     );
-    let service = service_fn(|request| answer(router.clone(), ambiguous.clone(), peer, request));
+    let service = service_fn(|request| answer(router.clone(), ambiguous.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
@@ -286,17 +277,12 @@ async fn connection(
 async fn answer(
     router: Router,
     ambiguous: Ambiguous,
-    peer: IpAddr,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let is_ambiguous = ambiguous.is_set();
     let is_last = is_ambiguous
         || request.headers().contains_key(header::UPGRADE)
         || *request.method() == Method::CONNECT;
-    // The gateway's own routes say where an attempt without a key came from.
-    if request.uri().path().starts_with("/v1/") {
-        request.extensions_mut().insert(routes::Peer(peer));
-    }
     let mut response = if is_ambiguous {
         Refusal::new(
             Reason::MalformedBody,

@@ -225,6 +225,20 @@ fn a_tier_that_cannot_be_read_is_never_fulfilled() {
     assert!(!fulfilled(&case(vec![old], vec![], votes())));
 }
 
+#[test]
+fn what_nobody_can_fulfil_takes_no_room() {
+    let most = u32::try_from(i32::MAX).unwrap();
+    let votes = vec![vote(
+        "ada",
+        "ada",
+        "approve",
+        &[],
+        vec![seat("finance", role("finance"))],
+    )];
+    let tiers = vec![tier("finance", &[(role("finance"), most)], 1)];
+    assert!(!fulfilled(&case(tiers, vec![], votes)));
+}
+
 const TIERS: [&str; 3] = ["a", "b", "c"];
 
 /// Deals people out seat by seat, in every way there is.

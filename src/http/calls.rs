@@ -13,7 +13,7 @@ use futures::FutureExt as _;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::input::Named;
+use super::{input::Named, refused::source};
 use crate::{
     app::App,
     clock,
@@ -55,6 +55,7 @@ pub(super) async fn call(
     let arrival = Arrival {
         call: CallId::generate(),
         received_at: clock::now(),
+        source: source(),
         surface: Surface::ToolCall,
         wanted: Wanted::Tool { name: tool },
         headers: parts.headers,

@@ -35,14 +35,14 @@ use crate::{
     support::{Answer, MASTER, Setup, send},
 };
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_toolgate");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_toolgate");
 
 fn random(below: u64) -> u64 {
     RandomState::new().build_hasher().finish() % below
 }
 
 /// Looks until it is so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     for _ in 0..6_000 {
         if is_so().await {
             return;
@@ -53,12 +53,12 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 /// A directory below /tmp that the database's user may pass through; gone when dropped.
-struct Place {
-    path: PathBuf,
+pub struct Place {
+    pub path: PathBuf,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         use std::os::unix::fs::PermissionsExt as _;
         let path = PathBuf::from(format!("/tmp/tg-crash-{}", CallId::generate()));
         std::fs::create_dir(&path).unwrap();
@@ -66,16 +66,16 @@ impl Place {
         Self { path }
     }
 
-    fn home(&self) -> PathBuf {
+    pub fn home(&self) -> PathBuf {
         self.path.join("home")
     }
 
     /// Where a config, the contracts and the policies stand as shipped, but for addresses and paths.
-    fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.path.join("toolgate.yaml")
     }
 
-    fn write_config(&self) {
+    pub fn write_config(&self) {
         let setup = Setup::shipped()
             .config("agents: 127.0.0.1:8080", "agents: 127.0.0.1:0")
             .config("operators: 127.0.0.1:8081", "operators: 127.0.0.1:0")
@@ -123,7 +123,7 @@ impl Place {
         String::from_utf8_lossy(&line).contains(&*self.path.to_string_lossy())
     }
 
-    async fn auditor(&self) -> PgConnection {
+    pub async fn auditor(&self) -> PgConnection {
         let url = std::fs::read_to_string(self.home().join("auditor.url")).unwrap();
         PgConnection::connect(url.trim()).await.unwrap()
     }
@@ -136,17 +136,17 @@ impl Drop for Place {
 }
 
 /// The program, running. Killed when dropped.
-struct Running {
+pub struct Running {
     child: Child,
-    agents: SocketAddr,
-    operators: SocketAddr,
+    pub agents: SocketAddr,
+    pub operators: SocketAddr,
     said: Arc<Mutex<Vec<String>>>,
 }
 
 impl Running {
     /// Starts it and waits for the line of output that names both addresses. `setpriv` becomes the program, which then
     /// ends with this process whatever happens to that.
-    async fn start(arguments: &[&str], variables: &[(&str, String)]) -> Self {
+    pub async fn start(arguments: &[&str], variables: &[(&str, String)]) -> Self {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", PROGRAM])
             .args(arguments)
@@ -190,12 +190,12 @@ impl Running {
         self.child.wait().unwrap();
     }
 
-    fn terminate(&self) {
+    pub fn terminate(&self) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    pub async fn ended(&mut self) -> ExitStatus {
         let mut status = None;
         until("it has ended", async || {
             status = self.child.try_wait().unwrap();

@@ -56,10 +56,8 @@ pub(in crate::http) async fn list(
         &operator,
         OperatorAction::ReadApprovals,
         OperatorContext::Empty,
-    )
-    .await?;
-    let Query(listing) =
-        listing.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    )?;
+    let listing = input::query(listing)?;
     if listing
         .state
         .as_deref()
@@ -167,8 +165,7 @@ pub(in crate::http) async fn show(
         &operator,
         OperatorAction::ReadApprovals,
         OperatorContext::Empty,
-    )
-    .await?;
+    )?;
     let row = approvals::find(&app, &id).await?;
     let shown = approvals::shown(&app, &operator, row)
         .await
@@ -325,18 +322,12 @@ async fn decide(
             "state": row.state,
             "decided_at": row.decided_at,
         }))),
-        Err(refusal)
-            if matches!(
-                refusal.reason,
-                Reason::DeniedByPolicy | Reason::SelfApproval
-            ) =>
-        {
+        Err(refusal) => {
             let action = match vote {
                 Vote::Approve => "approve",
                 Vote::Deny => "deny",
             };
-            Err(refused(&app, &operator, action, Some(&id), refusal).await)
+            Err(refused(action, refusal))
         }
-        Err(refusal) => Err(refusal),
     }
 }

@@ -63,7 +63,7 @@ pub(in crate::http) async fn grant(
         from: &operator,
         to: &granting.to,
     };
-    allow(&app, &operator, OperatorAction::Delegate, context).await?;
+    allow(&app, &operator, OperatorAction::Delegate, context)?;
     let lending = Lending {
         from: operator,
         to: granting.to,
@@ -91,8 +91,7 @@ pub(in crate::http) async fn list(
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Value>, Refusal> {
     let operator = identify(&app, &headers)?;
-    let Query(listing) =
-        listing.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    let listing = input::query(listing)?;
     let cursor = listing.cursor.unwrap_or_default();
     if cursor.contains('\0') {
         return Err(Refusal::new(
@@ -149,7 +148,7 @@ pub(in crate::http) async fn revoke(
             from: &row.from_operator,
             to: &row.to_operator,
         };
-        allow(&app, &operator, OperatorAction::RevokeDelegation, context).await?;
+        allow(&app, &operator, OperatorAction::RevokeDelegation, context)?;
     }
     delegations::revoke(&app, row, &operator, reason).await?;
     Ok(Json(to_json(&delegations::find(&app, &id).await?)))

@@ -45,9 +45,9 @@ pub(in crate::http) async fn list(
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Value>, Refusal> {
     let operator = identify(&app, &headers)?;
-    may(&app, &operator, OperatorAction::ReadDeliveries).await?;
+    may(&app, &operator, OperatorAction::ReadDeliveries)?;
     let malformed = |detail: String| Refusal::new(Reason::MalformedBody, detail);
-    let Query(listing) = listing.map_err(|error| malformed(error.body_text()))?;
+    let listing = input::query(listing)?;
     if let Some(state) = &listing.state
         && !STATES.contains(&state.as_str())
     {
@@ -99,7 +99,7 @@ pub(in crate::http) async fn destinations(
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
     let operator = identify(&app, &headers)?;
-    may(&app, &operator, OperatorAction::ReadDeliveries).await?;
+    may(&app, &operator, OperatorAction::ReadDeliveries)?;
     let rows = async {
         let mut connection = app.pool.acquire().await?;
         store::deliveries::destinations(&mut connection).await
@@ -137,7 +137,7 @@ pub(in crate::http) async fn redeliver(
 ) -> Result<Json<Value>, Refusal> {
     let operator = identify(&app, &headers)?;
     let reason = because(&app, &headers, body).await?;
-    may(&app, &operator, OperatorAction::Redeliver).await?;
+    may(&app, &operator, OperatorAction::Redeliver)?;
     app.delivery
         .redeliver(&id, &operator, reason)
         .await
@@ -159,7 +159,7 @@ pub(in crate::http) async fn enable(
 ) -> Result<Json<Value>, Refusal> {
     let operator = identify(&app, &headers)?;
     let reason = because(&app, &headers, body).await?;
-    may(&app, &operator, OperatorAction::Redeliver).await?;
+    may(&app, &operator, OperatorAction::Redeliver)?;
     app.delivery
         .enable(&name, &operator, reason)
         .await
@@ -173,8 +173,8 @@ pub(in crate::http) async fn enable(
     Ok(Json(json!({"destination": name, "disabled_at": null})))
 }
 
-async fn may(app: &App, operator: &Arc<str>, action: OperatorAction) -> Result<(), Refusal> {
-    allow(app, operator, action, OperatorContext::Empty).await
+fn may(app: &App, operator: &Arc<str>, action: OperatorAction) -> Result<(), Refusal> {
+    allow(app, operator, action, OperatorContext::Empty)
 }
 
 async fn because(app: &App, headers: &HeaderMap, body: Body) -> Result<String, Refusal> {

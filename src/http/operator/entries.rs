@@ -49,8 +49,7 @@ pub(in crate::http) async fn list(
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let operator = allow_reading(&app, &headers).await?;
-    let Query(asked) =
-        asked.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    let asked = input::query(asked)?;
     let question = asked.question()?;
     let wants_stream = headers
         .get_all(header::ACCEPT)

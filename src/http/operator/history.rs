@@ -18,7 +18,7 @@ use super::{
 use crate::{
     app::App,
     clock,
-    http::input::Named,
+    http::input::{self, Named},
     ids::{CallId, RunId},
     reason::{Reason, Refusal},
     store::{
@@ -79,8 +79,7 @@ pub(in crate::http) async fn runs(
     asked: Result<Query<RunsAsked>, QueryRejection>,
 ) -> Result<Json<Value>, Refusal> {
     let operator = allow_reading(&app, &headers).await?;
-    let Query(asked) =
-        asked.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    let asked = input::query(asked)?;
     let question = asked.question()?;
     let list = format!("runs {}", question.told);
     let begun = asked

@@ -51,8 +51,7 @@ pub(in crate::http) async fn list(
         &operator,
         OperatorAction::ReadKillSwitches,
         OperatorContext::Empty,
-    )
-    .await?;
+    )?;
     let data: Vec<Value> = app.kill_switches.all().iter().map(to_json).collect();
     reading::noted(
         &app,
@@ -95,7 +94,7 @@ pub(in crate::http) async fn pull(
         kind: scope.kind(),
         id: scope.id().unwrap_or_default(),
     };
-    allow(&app, &operator, OperatorAction::Halt, context).await?;
+    allow(&app, &operator, OperatorAction::Halt, context)?;
     let kill_switch = KillSwitch {
         id: KillSwitchId::generate(),
         scope,
@@ -203,7 +202,7 @@ pub(in crate::http) async fn release(
         kind: held.scope.kind(),
         id: held.scope.id().unwrap_or_default(),
     };
-    allow(&app, &operator, OperatorAction::Resume, context).await?;
+    allow(&app, &operator, OperatorAction::Resume, context)?;
     let now = clock::now();
     let task = tokio::spawn(let_go(Arc::clone(&app), id.clone(), operator, reason, now));
     match task.await {

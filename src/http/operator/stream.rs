@@ -19,6 +19,7 @@ use crate::{
     app::App,
     delivery::{Filter, Following, Opening},
     entry::{Entry, Kind},
+    http::input,
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
 };
@@ -51,10 +52,8 @@ pub(in crate::http) async fn follow(
         &operator,
         OperatorAction::ReadApprovals,
         OperatorContext::Empty,
-    )
-    .await?;
-    let Query(wanted) =
-        wanted.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    )?;
+    let wanted = input::query(wanted)?;
     let from = match headers.get("last-event-id") {
         None => None,
         Some(value) => Some(value.to_str().map_err(|_not_ascii| forged())?),

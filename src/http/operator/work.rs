@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{allow, identify};
+use super::{allow, identify, refused};
 use crate::{
     app::App,
     clock,
@@ -59,9 +59,8 @@ pub(in crate::http) async fn list(
 ) -> Result<Response, Refusal> {
     let operator = identify(&app, &headers)?;
     let context = OperatorContext::Empty;
-    allow(&app, &operator, OperatorAction::ReadWork, context).await?;
-    let Query(listing) =
-        listing.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    allow(&app, &operator, OperatorAction::ReadWork, context)?;
+    let listing = input::query(listing)?;
     one_of("kind", listing.kind.as_deref(), &["reconcile", "manual"])?;
     let states = ["waiting", "open", "claimed", "resolved", "withdrawn", "all"];
     one_of("state", listing.state.as_deref(), &states)?;
@@ -147,7 +146,7 @@ pub(in crate::http) async fn show(
 ) -> Result<Json<Value>, Refusal> {
     let operator = identify(&app, &headers)?;
     let context = OperatorContext::Empty;
-    allow(&app, &operator, OperatorAction::ReadWork, context).await?;
+    allow(&app, &operator, OperatorAction::ReadWork, context)?;
     let found = resolving::find(&app, &id).await;
     // Also that somebody looked for what is not there.
     if !matches!(&found, Err(refusal) if refusal.reason != Reason::NotFound) {
@@ -190,12 +189,8 @@ async fn whole(
     Ok(item)
 }
 
-/// Runs an act in a task of its own, so that an operator who hangs up does not stop it half-way, and records who was refused.
+/// Runs an act in a task of its own, so that an operator who hangs up does not stop it half-way.
 async fn act<T: Send + 'static>(
-    app: &Arc<App>,
-    operator: &Arc<str>,
-    action: &'static str,
-    id: &str,
     work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
 ) -> Result<T, Refusal> {
     let done = tokio::spawn(work).await.unwrap_or_else(|_panic| {
@@ -204,18 +199,7 @@ async fn act<T: Send + 'static>(
             "The gateway failed on this. Read the item before you try again.",
         ))
     });
-    if let Err(refusal) = &done
-        && matches!(
-            refusal.reason,
-            Reason::DeniedByPolicy | Reason::SelfApproval
-        )
-    {
-        let entry = resolving::refused_entry(app, operator, action, id, refusal);
-        if app.recorder.note(entry).await.is_err() {
-            tracing::error!(operator = %operator, action, "a refused operator could not be recorded");
-        }
-    }
-    done
+    done.map_err(|refusal| refused("resolve", refusal))
 }
 
 pub(in crate::http) async fn claim(
@@ -228,7 +212,7 @@ pub(in crate::http) async fn claim(
         let (app, id, operator) = (Arc::clone(&app), id.clone(), Arc::clone(&operator));
         async move { resolving::claim(&app, &id, &operator).await }
     };
-    let (call, row) = act(&app, &operator, "resolve", &id, work).await?;
+    let (call, row) = act(work).await?;
     whole(&app, &call, &row, &operator).await.map(Json)
 }
 
@@ -252,7 +236,7 @@ pub(in crate::http) async fn release(
         let (app, id, operator) = (Arc::clone(&app), id.clone(), Arc::clone(&operator));
         async move { resolving::release(&app, &id, &operator, note).await }
     };
-    let row = act(&app, &operator, "resolve", &id, work).await?;
+    let row = act(work).await?;
     Ok(Json(export::to_json(&row)))
 }
 
@@ -293,7 +277,7 @@ pub(in crate::http) async fn resolve(
         let (app, id, operator) = (Arc::clone(&app), id.clone(), Arc::clone(&operator));
         async move { resolving::resolve(&app, &id, &operator, finding).await }
     };
-    let row = act(&app, &operator, "resolve", &id, work).await?;
+    let row = act(work).await?;
     Ok(Json(export::to_json(&row)))
 }
 

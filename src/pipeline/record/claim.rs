@@ -98,9 +98,6 @@ impl Held {
             let Some(row) = store::approvals::lock(connection, approval.as_str()).await? else {
                 return Ok(Some(NotClaimed::Taken));
             };
-            if row.state != "approved" {
-                return Ok(Some(NotClaimed::Taken));
-            }
             case = Case::load(connection, vec![row]).await?.pop();
             if !case.as_ref().is_some_and(|case| case.is_fulfilled(app)) {
                 let call = store::calls::find(connection, self.call.as_str()).await?;
