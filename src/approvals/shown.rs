@@ -18,6 +18,8 @@ use crate::{
 pub(super) struct Opened {
     /// The arguments; gone once the call has ended.
     pub arguments: Option<Value>,
+    /// The money that it is about, in words, as far as the operator sees it.
+    pub amount: Option<String>,
     /// The agent's words.
     pub words: Option<String>,
     /// The classes of sensitive values among them that are seen in clear.
@@ -31,18 +33,22 @@ pub(super) fn opened(app: &App, people: &[&str], case: &Case, kept: Option<&[u8]
     let sealed = kept.and_then(|sealed| unsealed(app, &case.row, sealed));
     let unreadable = kept.is_some() && sealed.is_none();
     let mut view = View::new(rules_for(app, people, case));
-    let (arguments, words) = match (sealed, app.tools.get(&case.row.tool)) {
+    let (arguments, amount, words) = match (sealed, app.tools.get(&case.row.tool)) {
         (Some(sealed), Some(tool)) => {
             let mut arguments = Value::Object(sealed.arguments);
             view.apply(&tool.marks, &mut arguments);
+            // Of what is seen, so that nothing masked is told in other words.
+            let amount = &tool.contract.amount;
+            let amount = amount.as_ref().and_then(|amount| amount.of(&arguments));
             let words = sealed.words.map(|words| view.text(&words));
-            (Some(arguments), words)
+            (Some(arguments), amount, words)
         }
         // Without its contract nobody can say what in it is sensitive, and it cannot be executed either.
-        _ => (None, None),
+        _ => (None, None, None),
     };
     Opened {
         arguments,
+        amount,
         words,
         seen: view.passed,
         unreadable,

@@ -47,6 +47,7 @@ pub(super) fn assemble(
         limits: options.limits,
         before: effects.before,
         changed: effects.changed,
+        amount: effects.amount,
         answers: effects.answers,
         digest: String::new(),
         canonical: String::new(),
@@ -109,6 +110,9 @@ fn in_full(contract: &Contract) -> Value {
         }
         if !contract.changed.is_empty() {
             whole.insert("changed".to_owned(), json!(contract.changed));
+        }
+        if let Some(amount) = &contract.amount {
+            whole.insert("amount".to_owned(), json!(amount));
         }
         if !contract.answers.is_empty() {
             whole.insert("answers".to_owned(), json!(contract.answers));

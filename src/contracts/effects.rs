@@ -1,5 +1,5 @@
 //! What a contract says about the traces of a call: the read that fetches the state before, the parts of the answer that tell
-//! what was changed, and what agents get of sensitive values in it.
+//! what was changed, the money that people read of, and what agents get of sensitive values in it.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Contract,
+    Amount, Contract, amount,
     reader::{Reader, Spot},
     source::{Node, Yaml},
 };
@@ -43,6 +43,7 @@ pub enum OnFailure {
 pub(super) struct Effects {
     pub before: Option<Before>,
     pub changed: Vec<String>,
+    pub amount: Option<Amount>,
     pub answers: BTreeMap<String, ClassRule>,
 }
 
@@ -88,12 +89,13 @@ impl Before {
     }
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, tool: &Node) -> Effects {
+pub(super) fn read(reader: &mut Reader<'_>, tool: &Node, input: Option<&Value>) -> Effects {
     Effects {
         before: tool
             .get("before")
             .and_then(|(_, node)| before(reader, node)),
         changed: changed(reader, tool),
+        amount: amount::read(reader, tool, input),
         answers: tool
             .get("answers")
             .map(|(_, node)| answers(reader, node))
@@ -176,7 +178,7 @@ fn changed(reader: &mut Reader<'_>, tool: &Node) -> Vec<String> {
 }
 
 /// RFC 6901: empty, or a slash before each token, in which `~` stands only before 0 and 1.
-fn pointer(reader: &mut Reader<'_>, text: &Spot<String>) -> bool {
+pub(super) fn pointer(reader: &mut Reader<'_>, text: &Spot<String>) -> bool {
     let escapes = text
         .value
         .split('~')

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::diagnostics::{Finding, SourceFile};
 
-const FIELDS: [&str; 21] = [
+const FIELDS: [&str; 22] = [
     "name",
     "description",
     "api",
@@ -44,6 +44,7 @@ const FIELDS: [&str; 21] = [
     "limits",
     "before",
     "changed",
+    "amount",
     "answers",
 ];
 
@@ -153,7 +154,7 @@ impl Loading<'_> {
             .and_then(|path| template(reader, path));
         self.route(reader, &heading, template.as_ref());
         let options = options(reader, node);
-        let effects = effects::read(reader, node);
+        let effects = effects::read(reader, node, input.as_ref().map(|(_, closed)| closed));
         if let (Some(before), Some((key, _))) = (&effects.before, node.get("before")) {
             self.before.push(Unchecked {
                 file,

@@ -1,5 +1,6 @@
 //! Contracts from the file to the wire and back.
 
+mod amounts;
 mod forms;
 mod loading;
 mod refusals;

@@ -16,6 +16,7 @@ use crate::{
         self, StoreError,
         work::{Filter, WorkRow},
     },
+    visible,
 };
 
 /// Rows read at a time, and pages at most: a list of half a million items is no list that people work off.
@@ -103,14 +104,14 @@ pub async fn real_arguments(
     Ok(found)
 }
 
-/// One item, without real arguments: what stands in `arguments` is what the records have.
+/// One item as people read it, without real arguments: what stands in `recorded_arguments` is what the records have.
 pub fn to_json(row: &WorkRow) -> Value {
     let parsed = |text: &Option<String>| -> Value {
         text.as_deref()
             .and_then(|text| serde_json::from_str(text).ok())
             .unwrap_or(Value::Null)
     };
-    json!({
+    let mut item = json!({
         "work": row.call_id,
         "call": row.call_id,
         "kind": row.kind,
@@ -139,7 +140,9 @@ pub fn to_json(row: &WorkRow) -> Value {
         "note": row.note,
         "resolved_by": row.resolved_by,
         "resolved_at": row.resolved_at,
-    })
+    });
+    visible::document(&mut item);
+    item
 }
 
 /// The columns of the CSV, which are members of the JSON.

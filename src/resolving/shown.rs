@@ -16,12 +16,13 @@ use crate::{
     redaction::{Marks, View},
     secrets::Keyring,
     store::{self, work::WorkRow},
+    visible,
 };
 
 /// What was sealed of a call, as one operator sees it.
 #[derive(Debug)]
 pub struct Opened {
-    /// The arguments.
+    /// The arguments, with nothing hidden in them.
     pub arguments: Value,
     /// The classes of sensitive values among them that are seen in clear.
     pub seen: BTreeSet<String>,
@@ -40,6 +41,7 @@ pub(super) fn opened(
     let mut arguments = Value::Object(sealed.arguments);
     let mut view = View::new(rules_for(setting, operator, tiers));
     view.apply(marks, &mut arguments);
+    visible::document(&mut arguments);
     Some(Opened {
         arguments,
         seen: view.passed,

@@ -300,6 +300,8 @@ pub struct BehindRow {
     pub sealed: Option<Vec<u8>>,
     pub explanation: Option<String>,
     pub purpose: String,
+    /// The digest of the policies that parked it.
+    pub policy_digest: Option<String>,
 }
 
 /// The calls behind approvals, with what their runs are for.
@@ -312,8 +314,10 @@ pub async fn behind(
 ) -> Result<Vec<BehindRow>, StoreError> {
     let rows = sqlx::query_as!(
         BehindRow,
-        "SELECT c.call_id, c.sealed, c.explanation, r.purpose
-         FROM toolgate.calls AS c JOIN toolgate.runs AS r USING (run_id) WHERE c.call_id = ANY ($1)",
+        r#"SELECT c.call_id, c.sealed, c.explanation, r.purpose,
+                  (SELECT policy_digest FROM audit.entries AS e
+                   WHERE e.call_id = c.call_id AND e.kind = 'parked' AND e.recorded_at >= c.received_at LIMIT 1) AS policy_digest
+           FROM toolgate.calls AS c JOIN toolgate.runs AS r USING (run_id) WHERE c.call_id = ANY ($1)"#,
         calls
     )
     .fetch_all(connection)

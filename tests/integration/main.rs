@@ -48,6 +48,7 @@ mod refused;
 mod rotation;
 mod runs;
 mod sensitive;
+mod shown;
 mod stories;
 mod support;
 mod tampering;
