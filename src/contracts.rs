@@ -39,7 +39,7 @@ pub use self::{
     amount::{Amount, CurrencyOf, Unit},
     binding::{BodyFormat, NotABodyFormat},
     catalog::{Catalog, Matched, RouteError},
-    effects::{Before, OnFailure},
+    effects::{Before, OnFailure, Preview, Reading},
     fallback::WhileHalted,
     inbound::RequestError,
     load::load,
@@ -82,6 +82,8 @@ pub struct Contract {
     pub limits: Limits,
     /// The read that fetches the state before.
     pub before: Option<Before>,
+    /// The read that shows approvers what the call will touch.
+    pub preview: Option<Preview>,
     /// JSON pointers to those parts of a 2xx answer that tell what was changed.
     pub changed: Vec<String>,
     /// The money that a call is about, for people to read.

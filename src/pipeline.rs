@@ -32,6 +32,8 @@ mod contract;
 mod forward;
 mod identify;
 mod park;
+mod preview;
+mod reading;
 mod record;
 mod references;
 mod resume;
@@ -61,6 +63,8 @@ pub enum Surface {
     ToolCall,
     /// Made by the gateway itself, to read the state before another call.
     Before,
+    /// Made by the gateway itself, to show approvers what another call will touch.
+    Preview,
 }
 
 impl Surface {
@@ -70,7 +74,13 @@ impl Surface {
             Self::Transparent => "transparent",
             Self::ToolCall => "tool_call",
             Self::Before => "before",
+            Self::Preview => "preview",
         }
+    }
+
+    /// Whether it is the gateway's own, for which no agent gets an answer.
+    pub const fn is_own(self) -> bool {
+        matches!(self, Self::Before | Self::Preview)
     }
 }
 
@@ -153,7 +163,7 @@ pub struct ToolCall {
     pub words: Option<String>,
     /// The agent's key for this request.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// The call for which this one reads the state before.
+    /// The call for which the gateway makes this one.
     pub before_of: Option<CallId>,
     /// What to do while it is parked.
     pub prefer: Prefer,
@@ -219,8 +229,14 @@ async fn steps(
             Ok(answer::reply(settled))
         }
         authorize::Verdict::Park(parking) => {
+            let previewed = match preview::look(app, &parking).await? {
+                preview::Look::Kept(kept) => {
+                    return Ok(telling::reply(app, &parking.call, kept).await);
+                }
+                preview::Look::Now(previewed) => previewed,
+            };
             trail.has_begun = true;
-            let (call, kept) = park::park(app, parking).await?;
+            let (call, kept) = park::park(app, parking, previewed).await?;
             Ok(telling::reply(app, &call, kept).await)
         }
         authorize::Verdict::ByHand(halted) => {

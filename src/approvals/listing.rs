@@ -41,6 +41,8 @@ pub struct Shown {
     pub arguments: Option<Value>,
     /// The money that it is about, in words.
     pub amount: Option<String>,
+    /// What it will touch, as it was read when it was parked, where its contract wants that; gone once the call has ended.
+    pub preview: Option<Value>,
     /// The agent's justification: the agent's words, not a fact.
     pub words: Option<String>,
     /// The policies that parked it, by id, as they stood then.
@@ -184,6 +186,7 @@ fn assemble(
         row: case.row,
         arguments: opened.arguments,
         amount: opened.amount,
+        preview: opened.preview,
         words: opened.words,
         policy_texts,
         last_calls: None,

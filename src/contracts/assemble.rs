@@ -46,6 +46,7 @@ pub(super) fn assemble(
         while_halted: options.fallback.while_halted,
         limits: options.limits,
         before: effects.before,
+        preview: effects.preview,
         changed: effects.changed,
         amount: effects.amount,
         answers: effects.answers,
@@ -101,6 +102,9 @@ fn in_full(contract: &Contract) -> Value {
     if let Some(whole) = whole.as_object_mut() {
         if let Some(before) = &contract.before {
             whole.insert("before".to_owned(), json!(before));
+        }
+        if let Some(preview) = &contract.preview {
+            whole.insert("preview".to_owned(), json!(preview));
         }
         if let Some(header) = &contract.idempotency_header {
             whole.insert("idempotency_header".to_owned(), json!(header.as_str()));

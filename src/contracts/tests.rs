@@ -3,6 +3,7 @@
 mod amounts;
 mod forms;
 mod loading;
+mod previews;
 mod refusals;
 mod requests;
 mod routing;

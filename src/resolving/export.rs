@@ -66,10 +66,10 @@ pub async fn real_arguments(
     let mut found = Vec::new();
     let mut classes = Map::new();
     for row in rows {
-        let contract = rules
-            .catalog
-            .iter()
-            .find(|contract| Some(&*contract.name) == row.tool.as_deref());
+        let contract = row
+            .tool
+            .as_deref()
+            .and_then(|name| rules.catalog.tool(name));
         let kept = store::calls::find(connection, &row.call_id).await?;
         let (Some(contract), Some(sealed)) = (contract, kept.and_then(|kept| kept.sealed)) else {
             continue;
@@ -77,7 +77,8 @@ pub async fn real_arguments(
         let tiers = store::work::tiers_of(connection, &row.call_id).await?;
         let marks = Marks::of(&contract.input);
         let kept = (row.call_id.as_str(), sealed.as_slice());
-        let Some(opened) = shown::opened((setting, keyring), &marks, operator, kept, &tiers) else {
+        let marks = (&marks, None);
+        let Some(opened) = shown::opened((setting, keyring), marks, operator, kept, &tiers) else {
             continue;
         };
         if !opened.seen.is_empty() {

@@ -39,6 +39,7 @@ mod layers;
 mod load;
 mod outage;
 mod paths;
+mod preview;
 mod probe;
 mod queue;
 mod reading;

@@ -238,6 +238,7 @@ fn to_json(shown: &Shown) -> Value {
         "consequence": row.consequence,
         "amount": shown.amount,
         "arguments": shown.arguments,
+        "preview": shown.preview,
         "unreadable": shown.unreadable.then_some(approvals::UNREADABLE),
         "digest": row.digest,
         "tiers": shown.tiers,
