@@ -50,5 +50,6 @@ pub mod sinks;
 pub mod store;
 pub mod strangers;
 pub mod upstream;
+pub mod visible;
 pub mod workers;
 pub mod yaml;

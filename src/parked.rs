@@ -8,15 +8,16 @@ use std::{
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
 use crate::{
     audit::{ActError, Recorder},
-    clock,
+    clock::{self, Timestamp},
     entry::{Entry, Kind, Outcome},
     ids::{ApprovalId, CallId},
     reason::Reason,
+    redaction::{Marks, View},
     store::{self, approvals::ApprovalRow, calls::Ending},
 };
 
@@ -32,6 +33,47 @@ pub struct Sealed {
     pub surface: String,
     /// The agent's words.
     pub words: Option<String>,
+    /// What its approvers see of what it will touch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Previewed>,
+}
+
+/// What a read found of what a call will touch, when the call was parked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Previewed {
+    /// The read, a call of its own.
+    pub call: String,
+    /// Its tool.
+    pub tool: String,
+    /// When it was answered.
+    pub read_at: Timestamp,
+    /// With which status.
+    pub status: u16,
+    /// With what, cut to its contract, as RFC 8785 text. As text, so that no number is read and written once more.
+    pub answer: String,
+    /// What of it must be the same when the call is sent, as RFC 8785 text.
+    pub compared: String,
+    /// Keyed digest over tool, status and answer.
+    pub digest: String,
+}
+
+impl Previewed {
+    /// What somebody is shown of it. Without marks, where its contract is gone, nobody can say what in it is sensitive.
+    pub fn shown(&self, marks: Option<&Marks>, view: &mut View<'_>) -> Value {
+        let answer = marks.and_then(|marks| {
+            let mut answer = serde_json::from_str(&self.answer).ok()?;
+            view.apply(marks, &mut answer);
+            Some(answer)
+        });
+        json!({
+            "tool": self.tool,
+            "call": self.call,
+            "read_at": self.read_at,
+            "status": self.status,
+            "answer": answer,
+        })
+    }
 }
 
 /// Connections that wait for the end of a parked call.
@@ -177,7 +219,7 @@ pub fn ended_entry(
         outcome: Some(outcome),
         executed: Some(false),
         finished_at: Some(clock::now()),
-        detail: Some(serde_json::json!({ "why": because })),
+        detail: Some(json!({ "why": because })),
         ..Entry::new(Kind::Ended)
     }
 }

@@ -33,6 +33,8 @@ mod contract;
 mod forward;
 mod identify;
 mod park;
+mod preview;
+mod reading;
 mod record;
 mod references;
 mod resume;
@@ -63,6 +65,8 @@ pub enum Surface {
     ToolCall,
     /// Made by the gateway itself, to read the state before another call.
     Before,
+    /// Made by the gateway itself, to show approvers what another call will touch.
+    Preview,
 }
 
 impl Surface {
@@ -72,7 +76,13 @@ impl Surface {
             Self::Transparent => "transparent",
             Self::ToolCall => "tool_call",
             Self::Before => "before",
+            Self::Preview => "preview",
         }
+    }
+
+    /// Whether it is the gateway's own, for which no agent gets an answer.
+    pub const fn is_own(self) -> bool {
+        matches!(self, Self::Before | Self::Preview)
     }
 }
 
@@ -157,7 +167,7 @@ pub struct ToolCall {
     pub words: Option<String>,
     /// The agent's key for this request.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// The call for which this one reads the state before.
+    /// The call for which the gateway makes this one.
     pub before_of: Option<CallId>,
     /// What to do while it is parked.
     pub prefer: Prefer,
@@ -223,8 +233,14 @@ async fn steps(
             Ok(answer::reply(settled))
         }
         authorize::Verdict::Park(parking) => {
+            let previewed = match preview::look(app, &parking).await? {
+                preview::Look::Kept(kept) => {
+                    return Ok(telling::reply(app, &parking.call, kept).await);
+                }
+                preview::Look::Now(previewed) => previewed,
+            };
             trail.has_begun = true;
-            let (call, kept) = park::park(app, parking).await?;
+            let (call, kept) = park::park(app, parking, previewed).await?;
             Ok(telling::reply(app, &call, kept).await)
         }
         authorize::Verdict::ByHand(halted) => {

@@ -70,6 +70,10 @@ pub const fn status_and_title(reason: Reason) -> (StatusCode, &'static str) {
             StatusCode::BAD_GATEWAY,
             "The state before could not be read",
         ),
+        Reason::PreviewUnavailable => (
+            StatusCode::BAD_GATEWAY,
+            "What the call will touch could not be read",
+        ),
         Reason::Indeterminate => (StatusCode::BAD_GATEWAY, "It is not known what the API did"),
         Reason::StaleDigest => (
             StatusCode::CONFLICT,

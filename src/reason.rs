@@ -49,6 +49,8 @@ pub enum Reason {
     UpstreamAnswerInvalid,
     /// The state before could not be read, and the contract wants it.
     StateBeforeUnavailable,
+    /// What approvers are to see of what the call will touch could not be read.
+    PreviewUnavailable,
     /// Sent, and the answer is lost.
     Indeterminate,
     /// The decision was made on something else than what stands now.
@@ -90,6 +92,7 @@ impl Reason {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamAnswerInvalid => "upstream_answer_invalid",
             Self::StateBeforeUnavailable => "state_before_unavailable",
+            Self::PreviewUnavailable => "preview_unavailable",
             Self::Indeterminate => "indeterminate",
             Self::StaleDigest => "stale_digest",
             Self::NotFound => "not_found",
@@ -102,7 +105,7 @@ impl Reason {
 
     /// The reason of a code that was kept in the database.
     pub fn from_code(code: &str) -> Option<Self> {
-        const ALL: [Reason; 28] = [
+        const ALL: [Reason; 29] = [
             Reason::Unauthenticated,
             Reason::UnknownTool,
             Reason::InvalidArguments,
@@ -124,6 +127,7 @@ impl Reason {
             Reason::UpstreamTimeout,
             Reason::UpstreamAnswerInvalid,
             Reason::StateBeforeUnavailable,
+            Reason::PreviewUnavailable,
             Reason::Indeterminate,
             Reason::StaleDigest,
             Reason::NotFound,

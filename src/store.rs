@@ -18,6 +18,7 @@ pub mod keys;
 pub mod kill_switches;
 pub mod outbox;
 pub mod provision;
+pub mod recent;
 pub mod references;
 pub mod runs;
 pub mod work;

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use sqlx::PgConnection;
 
 use super::shown::opened;
 use crate::{
@@ -14,9 +15,12 @@ use crate::{
         self, StoreError,
         approvals::{ApprovalRow, Filter},
         composition::BehindRow,
+        recent::{PolicyText, RecentRow},
     },
 };
 
+/// So many of the agent's last calls are shown beside one that waits.
+const LAST_CALLS: i64 = 10;
 /// Rows looked at in one query when listing what somebody may approve …
 const CHUNK: i64 = 250;
 /// … and so many queries for one page. What is left is behind the cursor.
@@ -35,8 +39,16 @@ pub struct Shown {
     pub votes: Vec<Value>,
     /// The real arguments; gone once the call has ended.
     pub arguments: Option<Value>,
+    /// The money that it is about, in words.
+    pub amount: Option<String>,
+    /// What it will touch, as it was read when it was parked, where its contract wants that; gone once the call has ended.
+    pub preview: Option<Value>,
     /// The agent's justification: the agent's words, not a fact.
     pub words: Option<String>,
+    /// The policies that parked it, by id, as they stood then.
+    pub policy_texts: Map<String, Value>,
+    /// What the agent did last in the same run; read for one approval alone.
+    pub last_calls: Option<Vec<Value>>,
     /// What the run is for.
     pub purpose: Option<String>,
     /// Why the call ended without being sent, if it did.
@@ -47,13 +59,30 @@ pub struct Shown {
     pub unreadable: bool,
 }
 
-/// Reads an approval as an operator is shown it.
+/// Reads an approval as an operator is shown it, with what its agent did last in the same run.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn shown(app: &App, operator: &str, row: ApprovalRow) -> Result<Shown, StoreError> {
     let shown = shown_all(app, operator, vec![row]).await?.pop();
-    shown.ok_or_else(|| StoreError::Conflict("the approval is gone".to_owned()))
+    let mut shown = shown.ok_or_else(|| StoreError::Conflict("the approval is gone".to_owned()))?;
+    let mut connection = app.reading.pool.acquire().await?;
+    let (run, call) = (&shown.row.run_id, &shown.row.call_id);
+    let calls = store::recent::calls_of_run(&mut connection, run, call, LAST_CALLS).await?;
+    shown.last_calls = Some(calls.into_iter().map(last_call).collect());
+    Ok(shown)
+}
+
+fn last_call(row: RecentRow) -> Value {
+    json!({
+        "call": row.call_id,
+        "tool": row.tool,
+        "decision": row.decision,
+        "outcome": row.outcome,
+        "status": row.status,
+        "reasons": row.reasons,
+        "received_at": row.received_at,
+    })
 }
 
 /// Reads a page of approvals, in its order: what the operator's rights, their own and lent ones, let them see of the arguments,
@@ -71,6 +100,7 @@ pub async fn shown_all(
     let cases = Case::load(&mut connection, rows).await?;
     let behind = store::composition::behind(&mut connection, &calls).await?;
     let lent = store::delegations::to(&mut connection, operator).await?;
+    let former = former_texts(&mut connection, app, &cases, &behind).await?;
     drop(connection);
     let mut people: Vec<&str> = lent
         .iter()
@@ -85,14 +115,66 @@ pub async fn shown_all(
     Ok(cases
         .map(|case| {
             let behind = behind.remove(&case.row.call_id);
-            assemble(app, &people, case, behind)
+            assemble(app, &people, case, behind, &former)
         })
         .collect())
 }
 
-fn assemble(app: &App, people: &[&str], case: Case, behind: Option<BehindRow>) -> Shown {
+/// The texts of policies that parked some of the cases and have been replaced since.
+async fn former_texts(
+    connection: &mut PgConnection,
+    app: &App,
+    cases: &[Case],
+    behind: &[BehindRow],
+) -> Result<Vec<PolicyText>, StoreError> {
+    let digests: BTreeSet<&String> = behind
+        .iter()
+        .filter_map(|row| row.policy_digest.as_ref())
+        .filter(|digest| **digest != *app.policy_digest)
+        .collect();
+    if digests.is_empty() {
+        return Ok(Vec::new());
+    }
+    let digests: Vec<String> = digests.into_iter().cloned().collect();
+    let ids: BTreeSet<&String> = cases.iter().flat_map(|case| &case.row.policies).collect();
+    let ids: Vec<String> = ids.into_iter().cloned().collect();
+    store::recent::policy_texts(connection, &digests, &ids).await
+}
+
+/// The policies that parked a call, by id: as they stood then, not as they stand now.
+fn policy_texts(
+    app: &App,
+    row: &ApprovalRow,
+    digest: &str,
+    former: &[PolicyText],
+) -> Map<String, Value> {
+    let text = |id: &str| {
+        if *digest == *app.policy_digest {
+            return app.policies.text_of(id);
+        }
+        let found = former
+            .iter()
+            .find(|text| text.digest == digest && text.id == id);
+        found.map(|found| found.text.as_str())
+    };
+    let ids = row.policies.iter();
+    ids.filter_map(|id| Some((id.clone(), Value::from(text(id)?))))
+        .collect()
+}
+
+fn assemble(
+    app: &App,
+    people: &[&str],
+    case: Case,
+    behind: Option<BehindRow>,
+    former: &[PolicyText],
+) -> Shown {
     let kept = behind.as_ref().and_then(|behind| behind.sealed.as_deref());
     let opened = opened(app, people, &case, kept);
+    let digest = behind.as_ref().and_then(|row| row.policy_digest.as_deref());
+    let policy_texts = digest
+        .map(|digest| policy_texts(app, &case.row, digest, former))
+        .unwrap_or_default();
     let (purpose, explanation) = match behind {
         Some(behind) => (Some(behind.purpose), behind.explanation),
         None => (None, None),
@@ -103,7 +185,11 @@ fn assemble(app: &App, people: &[&str], case: Case, behind: Option<BehindRow>) -
         votes: votes(&case),
         row: case.row,
         arguments: opened.arguments,
+        amount: opened.amount,
+        preview: opened.preview,
         words: opened.words,
+        policy_texts,
+        last_calls: None,
         purpose,
         explanation,
         seen: opened.seen,

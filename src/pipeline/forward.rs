@@ -105,6 +105,21 @@ pub(super) async fn forward(app: &App, recorded: Recorded) -> Exchange {
     }
 }
 
+/// A call that was begun and certainly is not sent.
+pub(super) fn withheld(recorded: Recorded, refusal: Refusal) -> Exchange {
+    Exchange {
+        recorded,
+        forwarded_at: None,
+        received: Received::Failed {
+            refusal,
+            outcome: Outcome::Failed,
+            status: None,
+            seen: Seen::default(),
+        },
+        tries: None,
+    }
+}
+
 /// Sends until there is an answer, or no further try is allowed.
 async fn exchange(app: &App, recorded: &Recorded, gate: &Timed<'_>) -> (Received, Option<Value>) {
     let call = recorded.call();

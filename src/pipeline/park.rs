@@ -10,6 +10,7 @@ use super::{
     ToolCall,
     authorize::Parking,
     forward::ApiAnswer,
+    preview,
     record::unrecorded,
     same::{older, same_key},
 };
@@ -17,7 +18,7 @@ use crate::{
     app::App,
     entry::{Decision, Entry, Kind},
     ids::{ApprovalId, CallId},
-    parked::Sealed,
+    parked::{Previewed, Sealed},
     reason::{Reason, Refusal},
     store::{
         self,
@@ -154,8 +155,13 @@ pub(super) enum Parked {
     QueueFull,
 }
 
-/// Keeps a call until people approve. The same request in the same run finds the call that waits already.
-pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept), Refusal> {
+/// Keeps a call until people approve, with what they are to see of what it will touch. The same request in the same run finds the
+/// call that waits already.
+pub(super) async fn park(
+    app: &App,
+    parking: Parking,
+    previewed: Option<Previewed>,
+) -> Result<(ToolCall, Kept), Refusal> {
     let Parking {
         call,
         tiers,
@@ -163,10 +169,16 @@ pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept)
         decided_at,
     } = parking;
     let approval = ApprovalId::generate();
-    let sealed = seal(app, &call)?;
+    let shown = Shown {
+        digest: preview::approval_digest(app, &call.digest, previewed.as_ref()),
+        preview: previewed
+            .as_ref()
+            .map(|seen| json!({"call": seen.call, "status": seen.status, "digest": seen.digest})),
+        sealed: seal(app, &call, previewed)?,
+    };
     let (tiers, expires_in) = tiers_needed(app, &tiers)?;
     let (call, parked) = keep(
-        app, call, &approval, sealed, tiers, policies, decided_at, expires_in,
+        app, call, &approval, shown, tiers, policies, decided_at, expires_in,
     )
     .await?;
     found(app, call, parked, Some(approval)).await
@@ -199,18 +211,35 @@ pub(super) async fn found(
             Some(kept) => Ok((call, kept)),
             None => Err(Refusal::record_unavailable()),
         },
-        Parked::QueueFull => Err(Refusal::new(
-            Reason::RateLimited,
-            format!(
-                "{} calls of this agent wait for people already, which is as many as may. Nothing was kept or sent; try again when some are decided.",
-                call.caller.agent.max_pending_approvals
-            ),
-        )
-        .retry_after(60)),
+        Parked::QueueFull => Err(queue_is_full(&call)),
     }
 }
 
-pub(super) fn seal(app: &App, call: &ToolCall) -> Result<Vec<u8>, Refusal> {
+pub(super) fn queue_is_full(call: &ToolCall) -> Refusal {
+    Refusal::new(
+        Reason::RateLimited,
+        format!(
+            "{} calls of this agent wait for people already, which is as many as may. Nothing was kept or sent; try again when some are decided.",
+            call.caller.agent.max_pending_approvals
+        ),
+    )
+    .retry_after(60)
+}
+
+/// What approvers will be shown of a call.
+struct Shown {
+    sealed: Vec<u8>,
+    /// What they approve.
+    digest: Arc<str>,
+    /// For the record, what they see of what it will touch.
+    preview: Option<serde_json::Value>,
+}
+
+pub(super) fn seal(
+    app: &App,
+    call: &ToolCall,
+    preview: Option<Previewed>,
+) -> Result<Vec<u8>, Refusal> {
     let internal = |error: String| {
         tracing::error!(%error, call = %call.id, "a call could not be sealed");
         Refusal::new(
@@ -223,6 +252,7 @@ pub(super) fn seal(app: &App, call: &ToolCall) -> Result<Vec<u8>, Refusal> {
         format: call.format.map(|format| format.to_string()),
         surface: call.surface.as_str().to_owned(),
         words: call.words.clone(),
+        preview,
     })
     .map_err(|error| internal(error.to_string()))?;
     app.keyring
@@ -272,7 +302,7 @@ async fn keep(
     app: &App,
     call: ToolCall,
     approval: &ApprovalId,
-    sealed: Vec<u8>,
+    shown: Shown,
     tiers: Vec<NewTier>,
     policies: Vec<String>,
     decided_at: crate::clock::Timestamp,
@@ -318,7 +348,7 @@ async fn keep(
                         contract_digest: &tool.digest,
                         secret_id: &secret_id,
                         idempotency_key: kept.idempotency_key.as_ref().map(|key| key.kept.as_str()),
-                        sealed: Some(&sealed),
+                        sealed: Some(&shown.sealed),
                         state: "parked",
                         received_at: kept.received_at,
                     },
@@ -339,7 +369,7 @@ async fn keep(
                         api: &tool.api,
                         tool: &tool.name,
                         consequence: tool.contract.consequence.as_str(),
-                        digest: &kept.digest,
+                        digest: &shown.digest,
                         policies: &policies,
                         expires_in_seconds: expires_in.as_secs_f64(),
                         tiers: &tiers,
@@ -350,6 +380,11 @@ async fn keep(
                     .iter()
                     .map(|tier| json!({"tier": tier.tier, "requires": tier.requires, "denials": tier.denials}))
                     .collect();
+                let mut detail = json!({"tiers": tiers, "expires_at": expires_at});
+                if let (Some(preview), Some(detail)) = (shown.preview, detail.as_object_mut()) {
+                    detail.insert("preview".to_owned(), preview);
+                    detail.insert("digest".to_owned(), json!(shown.digest));
+                }
                 let entry = Entry {
                     opens_call: true,
                     call_id: Some(kept.id.clone()),
@@ -370,7 +405,7 @@ async fn keep(
                     received_at: Some(kept.received_at),
                     decided_at: Some(decided_at),
                     words: kept.words.clone(),
-                    detail: Some(json!({"tiers": tiers, "expires_at": expires_at})),
+                    detail: Some(detail),
                     ..Entry::new(Kind::Parked)
                 };
                 Ok((vec![entry], Parked::New))

@@ -32,8 +32,8 @@ use crate::{
 mod claim;
 mod told;
 
+pub(super) use claim::{ApprovedAs, Found, claim, claimed_before};
 pub use claim::{Held, NotClaimed};
-pub(super) use claim::{claim, claimed_before};
 use told::Told;
 
 /// What is known so far of a call, for the record of its refusal.

@@ -16,6 +16,7 @@ use crate::{
         self, StoreError,
         work::{Filter, WorkRow},
     },
+    visible,
 };
 
 /// Rows read at a time, and pages at most: a list of half a million items is no list that people work off.
@@ -65,10 +66,10 @@ pub async fn real_arguments(
     let mut found = Vec::new();
     let mut classes = Map::new();
     for row in rows {
-        let contract = rules
-            .catalog
-            .iter()
-            .find(|contract| Some(&*contract.name) == row.tool.as_deref());
+        let contract = row
+            .tool
+            .as_deref()
+            .and_then(|name| rules.catalog.tool(name));
         let kept = store::calls::find(connection, &row.call_id).await?;
         let (Some(contract), Some(sealed)) = (contract, kept.and_then(|kept| kept.sealed)) else {
             continue;
@@ -76,7 +77,8 @@ pub async fn real_arguments(
         let tiers = store::work::tiers_of(connection, &row.call_id).await?;
         let marks = Marks::of(&contract.input);
         let kept = (row.call_id.as_str(), sealed.as_slice());
-        let Some(opened) = shown::opened((setting, keyring), &marks, operator, kept, &tiers) else {
+        let marks = (&marks, None);
+        let Some(opened) = shown::opened((setting, keyring), marks, operator, kept, &tiers) else {
             continue;
         };
         if !opened.seen.is_empty() {
@@ -103,14 +105,14 @@ pub async fn real_arguments(
     Ok(found)
 }
 
-/// One item, without real arguments: what stands in `arguments` is what the records have.
+/// One item as people read it, without real arguments: what stands in `recorded_arguments` is what the records have.
 pub fn to_json(row: &WorkRow) -> Value {
     let parsed = |text: &Option<String>| -> Value {
         text.as_deref()
             .and_then(|text| serde_json::from_str(text).ok())
             .unwrap_or(Value::Null)
     };
-    json!({
+    let mut item = json!({
         "work": row.call_id,
         "call": row.call_id,
         "kind": row.kind,
@@ -139,7 +141,9 @@ pub fn to_json(row: &WorkRow) -> Value {
         "note": row.note,
         "resolved_by": row.resolved_by,
         "resolved_at": row.resolved_at,
-    })
+    });
+    visible::document(&mut item);
+    item
 }
 
 /// The columns of the CSV, which are members of the JSON.

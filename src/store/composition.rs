@@ -300,6 +300,8 @@ pub struct BehindRow {
     pub sealed: Option<Vec<u8>>,
     pub explanation: Option<String>,
     pub purpose: String,
+    /// The digest of the policies that parked it.
+    pub policy_digest: Option<String>,
 }
 
 /// The calls behind approvals, with what their runs are for.
@@ -312,8 +314,10 @@ pub async fn behind(
 ) -> Result<Vec<BehindRow>, StoreError> {
     let rows = sqlx::query_as!(
         BehindRow,
-        "SELECT c.call_id, c.sealed, c.explanation, r.purpose
-         FROM toolgate.calls AS c JOIN toolgate.runs AS r USING (run_id) WHERE c.call_id = ANY ($1)",
+        r#"SELECT c.call_id, c.sealed, c.explanation, r.purpose,
+                  (SELECT policy_digest FROM audit.entries AS e
+                   WHERE e.call_id = c.call_id AND e.kind = 'parked' AND e.recorded_at >= c.received_at LIMIT 1) AS policy_digest
+           FROM toolgate.calls AS c JOIN toolgate.runs AS r USING (run_id) WHERE c.call_id = ANY ($1)"#,
         calls
     )
     .fetch_all(connection)
@@ -328,6 +332,8 @@ pub struct Claim<'a> {
     pub call: &'a CallId,
     /// The digest over it as it would be sent.
     pub digest: &'a str,
+    /// The digest that people approved: the same, but for a call with a preview.
+    pub approved_digest: &'a str,
     /// The contract that would be applied.
     pub contract_digest: &'a str,
     /// Its API, by which a kill switch covers it. So do the next four.
@@ -358,7 +364,7 @@ pub async fn claim(connection: &mut PgConnection, claim: &Claim<'_>) -> Result<b
            AND NOT EXISTS (
                SELECT FROM toolgate.approvals AS a
                WHERE a.call_id = c.call_id
-                 AND (a.state <> 'approved' OR a.digest <> $2 OR GREATEST(a.expires_at, a.decided_at + (a.expires_at - a.created_at)) <= now()))
+                 AND (a.state <> 'approved' OR a.digest <> $9 OR GREATEST(a.expires_at, a.decided_at + (a.expires_at - a.created_at)) <= now()))
            AND NOT EXISTS (
                SELECT FROM toolgate.work AS w WHERE w.call_id = c.call_id AND w.state IN ('claimed', 'resolved'))
            AND NOT EXISTS (
@@ -375,7 +381,8 @@ pub async fn claim(connection: &mut PgConnection, claim: &Claim<'_>) -> Result<b
         claim.tool,
         claim.consequence,
         claim.agent,
-        claim.run
+        claim.run,
+        claim.approved_digest
     )
     .execute(&mut *connection)
     .await?;
@@ -402,7 +409,7 @@ pub async fn may_be_done(
            AND NOT EXISTS (
                SELECT FROM toolgate.approvals AS a
                WHERE a.call_id = c.call_id
-                 AND (a.state <> 'approved' OR a.digest <> $2 OR GREATEST(a.expires_at, a.decided_at + (a.expires_at - a.created_at)) <= now()))
+                 AND (a.state <> 'approved' OR a.digest <> $10 OR GREATEST(a.expires_at, a.decided_at + (a.expires_at - a.created_at)) <= now()))
            AND NOT EXISTS (
                SELECT FROM toolgate.kill_switches AS k
                WHERE k.released_at IS NULL AND (NOT $9 OR k.kind IN ('agent', 'run'))
@@ -419,7 +426,8 @@ pub async fn may_be_done(
         claim.consequence,
         claim.agent,
         claim.run,
-        while_halted
+        while_halted,
+        claim.approved_digest
     )
     .fetch_optional(connection)
     .await?;

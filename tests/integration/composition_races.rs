@@ -289,6 +289,7 @@ async fn transactions_that_share_only_the_rows_make_one_transition_and_one_claim
                 let claim = Claim {
                     call,
                     digest: &row.digest,
+                    approved_digest: &row.digest,
                     contract_digest: &row.contract_digest,
                     api: "desk",
                     tool: &row.tool,

@@ -17,6 +17,7 @@ const ORDER: [(&[&str], &str); 16] = [
             "call",
             "diagnostics",
             "quorum",
+            "visible",
             "upstream",
             "postgres",
         ],

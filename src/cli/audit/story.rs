@@ -259,6 +259,7 @@ pub(super) fn approval(document: &Value) -> String {
     story.about("set off by", &text(call, "triggered_by"));
     story.about("for", &text(call, "purpose"));
     story.about("arguments", &json(&approval["arguments"]));
+    story.about("preview", &json(&approval["preview"]));
     story.about("digest", &text(approval, "digest"));
     story.about("words", &quoted(call, "agent_words"));
     story.about("needs", &tiers(&approval["tiers"]));

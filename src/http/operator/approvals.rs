@@ -24,6 +24,7 @@ use crate::{
         self, StoreError,
         approvals::{Filter, STATES},
     },
+    visible,
 };
 
 const LIMIT_DEFAULT: i64 = 50;
@@ -119,7 +120,7 @@ pub(in crate::http) async fn list(
         .iter()
         .map(|shown| (shown.row.approval_id.clone(), shown.seen.clone()))
         .collect();
-    let data: Vec<Value> = shown.iter().map(|shown| to_json(&app, shown)).collect();
+    let data: Vec<Value> = shown.iter().map(to_json).collect();
     let given = [
         ("state", &listing.state),
         ("agent", &listing.agent),
@@ -177,7 +178,7 @@ pub(in crate::http) async fn show(
         None,
     )
     .await?;
-    Ok(Json(to_json(&app, &shown)))
+    Ok(Json(to_json(&shown)))
 }
 
 fn away(error: &StoreError) -> Refusal {
@@ -217,20 +218,10 @@ async fn viewed(
         .map_err(|_unrecorded| Refusal::record_unavailable())
 }
 
-fn to_json(app: &App, shown: &Shown) -> Value {
+/// As people read it: nothing in it hides, whatever its agent wrote.
+fn to_json(shown: &Shown) -> Value {
     let row = &shown.row;
-    let texts: Value = row
-        .policies
-        .iter()
-        .filter_map(|id| {
-            Some((
-                id.clone(),
-                Value::String(app.policies.text_of(id)?.to_owned()),
-            ))
-        })
-        .collect::<serde_json::Map<_, _>>()
-        .into();
-    json!({
+    let mut document = json!({
         "approval": row.approval_id,
         "call": row.call_id,
         "run": row.run_id,
@@ -242,21 +233,28 @@ fn to_json(app: &App, shown: &Shown) -> Value {
         "api": row.api,
         "tool": row.tool,
         "consequence": row.consequence,
+        "amount": shown.amount,
         "arguments": shown.arguments,
+        "preview": shown.preview,
         "unreadable": shown.unreadable.then_some(approvals::UNREADABLE),
         "digest": row.digest,
         "tiers": shown.tiers,
         "needs": shown.needs,
         "votes": shown.votes,
         "policies": row.policies,
-        "policy_texts": texts,
+        "policy_texts": shown.policy_texts,
         "state": row.state,
         "explanation": shown.explanation,
         "created_at": row.created_at,
         "expires_at": row.expires_at,
         "frozen_at": row.frozen_at,
         "decided_at": row.decided_at,
-    })
+    });
+    if let (Some(calls), Some(document)) = (&shown.last_calls, document.as_object_mut()) {
+        document.insert("last_calls".to_owned(), json!(calls));
+    }
+    visible::document(&mut document);
+    document
 }
 
 #[derive(Deserialize)]

@@ -182,9 +182,12 @@ async fn whole(
     operator: &Arc<str>,
 ) -> Result<Value, Refusal> {
     let mut item = export::to_json(row);
-    let arguments = resolving::real_arguments(app, call, row, operator).await?;
-    if let (Some(item), Some(arguments)) = (item.as_object_mut(), arguments) {
-        item.insert("arguments".to_owned(), arguments);
+    let opened = resolving::real_arguments(app, call, row, operator).await?;
+    if let (Some(item), Some(opened)) = (item.as_object_mut(), opened) {
+        item.insert("arguments".to_owned(), opened.arguments);
+        if let Some(preview) = opened.preview {
+            item.insert("preview".to_owned(), preview);
+        }
     }
     Ok(item)
 }
