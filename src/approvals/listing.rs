@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Value, json};
 
-use super::shown::opened;
+use super::{permissions, shown::opened};
 use crate::{
     app::App,
     composition::{Case, holds, is_maker},
@@ -45,6 +45,10 @@ pub struct Shown {
     pub seen: BTreeSet<String>,
     /// It waits, and what was sealed of it does not open: nobody can see what it is.
     pub unreadable: bool,
+    /// The identical calls that are decided with it: `{"approval", "call"}`, in the order in which they came.
+    pub attached: Vec<Value>,
+    /// How far an approval may reach beyond it; none where its tiers do not allow that.
+    pub next_at_most: Option<Value>,
 }
 
 /// Reads an approval as an operator is shown it.
@@ -70,6 +74,15 @@ pub async fn shown_all(
     let mut connection = app.pool.acquire().await?;
     let cases = Case::load(&mut connection, rows).await?;
     let behind = store::composition::behind(&mut connection, &calls).await?;
+    let ids: Vec<String> = cases
+        .iter()
+        .map(|case| case.row.approval_id.clone())
+        .collect();
+    let mut attached: HashMap<String, Vec<Value>> = HashMap::new();
+    for row in store::lines::attached(&mut connection, &ids).await? {
+        let other = json!({"approval": row.approval_id, "call": row.call_id});
+        attached.entry(row.head).or_default().push(other);
+    }
     let lent = store::delegations::to(&mut connection, operator).await?;
     drop(connection);
     let mut people: Vec<&str> = lent
@@ -85,19 +98,30 @@ pub async fn shown_all(
     Ok(cases
         .map(|case| {
             let behind = behind.remove(&case.row.call_id);
-            assemble(app, &people, case, behind)
+            let attached = attached.remove(&case.row.approval_id);
+            assemble(app, &people, case, behind, attached.unwrap_or_default())
         })
         .collect())
 }
 
-fn assemble(app: &App, people: &[&str], case: Case, behind: Option<BehindRow>) -> Shown {
+fn assemble(
+    app: &App,
+    people: &[&str],
+    case: Case,
+    behind: Option<BehindRow>,
+    attached: Vec<Value>,
+) -> Shown {
     let kept = behind.as_ref().and_then(|behind| behind.sealed.as_deref());
     let opened = opened(app, people, &case, kept);
     let (purpose, explanation) = match behind {
         Some(behind) => (Some(behind.purpose), behind.explanation),
         None => (None, None),
     };
+    let limits = permissions::limits(app, &case).filter(|_| case.row.state == "pending");
     Shown {
+        attached,
+        next_at_most: limits
+            .map(|limits| json!({"calls": limits.max_calls, "seconds": limits.max_seconds})),
         needs: needs(&case),
         tiers: case.tiers.iter().map(|tier| tier.tier.clone()).collect(),
         votes: votes(&case),
@@ -147,6 +171,10 @@ fn votes(case: &Case) -> Vec<Value> {
                 "for": (vote.authority != vote.operator).then_some(&vote.authority),
                 "vote": vote.vote,
                 "reason": vote.reason,
+                "next": vote
+                    .next_calls
+                    .zip(vote.next_seconds)
+                    .map(|(calls, seconds)| json!({"calls": calls, "seconds": seconds})),
                 "voted_at": vote.voted_at,
             })
         })
