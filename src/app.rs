@@ -22,6 +22,7 @@ use crate::{
     ids::{KeyId, KillSwitchId},
     keys::{KnownKey, KnownKeys},
     killswitch::{KillSwitch, KillSwitches, journal::Journal},
+    metrics::{Metrics, People},
     parked::{Resuming, Waiters},
     policy::{self, Policies},
     redaction::{Cut, Marks, Redactor, shown_schema},
@@ -128,6 +129,10 @@ pub struct App {
     pub tasks: TaskTracker,
     /// True once no new call is taken.
     pub stopping: AtomicBool,
+    /// What the gateway counts of itself.
+    pub metrics: Arc<Metrics>,
+    /// How much is asked of people.
+    pub people: Arc<People>,
 }
 
 /// How the records are read.
@@ -373,6 +378,11 @@ impl App {
             journal,
             unrecorded: Mutex::new(unrecorded),
             runs: Runs::new(recorder.clone(), pool.clone()),
+            metrics: Arc::clone(recorder.metrics()),
+            people: Arc::new(People::new(
+                config.tiers.keys().cloned(),
+                config.operators.keys().cloned(),
+            )),
             recorder,
             pool,
             reading,

@@ -19,6 +19,7 @@ use crate::{
     clock::Timestamp,
     entry::Entry,
     ids::InstanceId,
+    metrics::Metrics,
     redaction::Redactor,
     sinks::Sinks,
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
@@ -109,6 +110,7 @@ pub struct Recorder {
     sinks: Sinks,
     /// The key that checkpoints are signed with, or will be once its entry stands.
     signing: Arc<Mutex<VerifierKey>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Recorder {
@@ -128,6 +130,7 @@ impl Recorder {
         let connection = open_patiently(&options).await?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let healthy = Arc::new(AtomicBool::new(true));
+        let metrics = Arc::new(Metrics::default());
         let sinks = checkpoints.sinks.clone();
         let signing = Arc::new(Mutex::new(checkpoints.held.key.verifier().clone()));
         let writer = writer::Writer::new(
@@ -136,6 +139,7 @@ impl Recorder {
             instance.clone(),
             Arc::clone(&healthy),
             redactor,
+            Arc::clone(&metrics),
         );
         let writer = writer.begin(checkpoints).await?;
         tokio::spawn(writer.run(queue));
@@ -146,6 +150,7 @@ impl Recorder {
             timeout,
             sinks,
             signing,
+            metrics,
         })
     }
 
@@ -157,6 +162,18 @@ impl Recorder {
     /// False while the database does not answer.
     pub fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Acquire)
+    }
+
+    /// What is counted where it comes to stand; the rest of the gateway counts beside it.
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Entries and transactions that wait for the writer.
+    pub fn waiting(&self) -> usize {
+        self.jobs
+            .max_capacity()
+            .saturating_sub(self.jobs.capacity())
     }
 
     /// Where checkpoints are kept.

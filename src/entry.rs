@@ -147,6 +147,12 @@ pub enum Kind {
     WorkClaimed,
     /// An operator gave it back.
     WorkReleased,
+    /// An approval was given for the next identical calls too.
+    PermissionGranted,
+    /// A call that was parked was approved by it at once.
+    PermissionUsed,
+    /// It was taken back before its time.
+    PermissionRevoked,
 }
 
 impl Kind {
@@ -206,6 +212,9 @@ impl Kind {
             Self::WorkViewed => "work_viewed",
             Self::WorkClaimed => "work_claimed",
             Self::WorkReleased => "work_released",
+            Self::PermissionGranted => "permission_granted",
+            Self::PermissionUsed => "permission_used",
+            Self::PermissionRevoked => "permission_revoked",
         }
     }
 }
@@ -254,6 +263,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome, in the order in which they are declared.
+    pub const ALL: [Self; 6] = [
+        Self::Completed,
+        Self::Failed,
+        Self::Indeterminate,
+        Self::Denied,
+        Self::Expired,
+        Self::Voided,
+    ];
+
     /// The name in the table and in `GET /v1/calls/{id}`.
     pub const fn as_str(self) -> &'static str {
         match self {

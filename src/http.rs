@@ -50,6 +50,11 @@ pub fn operators(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/approvals", get(operator::approvals::list))
         .route("/v1/approvals/stream", get(operator::stream::follow))
+        .route(
+            "/v1/approvals/statistics",
+            get(operator::statistics::approvals),
+        )
+        .route("/metrics", get(operator::statistics::metrics))
         .route("/v1/approvals/{approval}", get(operator::approvals::show))
         .route(
             "/v1/approvals/{approval}/approve",
@@ -76,6 +81,11 @@ pub fn operators(app: Arc<App>) -> Router {
         .route(
             "/v1/delegations/{delegation}",
             delete(operator::delegations::revoke),
+        )
+        .route("/v1/permissions", get(operator::permissions::list))
+        .route(
+            "/v1/permissions/{permission}",
+            get(operator::permissions::show).delete(operator::permissions::revoke),
         )
         .route(
             "/v1/kill-switches",

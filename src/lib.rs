@@ -33,6 +33,7 @@ pub mod issuing;
 pub mod json;
 pub mod keys;
 pub mod killswitch;
+pub mod metrics;
 pub mod parked;
 pub mod pipeline;
 pub mod policy;

@@ -123,6 +123,11 @@ pub struct OnlyOne {
 }
 
 impl Resuming {
+    /// How many calls are being taken up.
+    pub fn count(&self) -> usize {
+        self.calls.lock().len()
+    }
+
     /// `None` while another task has the call.
     pub fn begin(&self, call: &CallId) -> Option<OnlyOne> {
         self.calls.lock().insert(call.clone()).then(|| OnlyOne {

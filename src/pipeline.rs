@@ -21,6 +21,7 @@ use crate::{
     entry::Redacted,
     ids::CallId,
     killswitch::Target,
+    metrics::{Lap, Step},
     reason::{Reason, Refusal},
     runs::Run,
 };
@@ -213,23 +214,34 @@ async fn steps(
     arrival: Arrival,
     trail: &mut record::Trail,
 ) -> Result<Reply, Refusal> {
+    let mut lap = Lap::begin(&app.metrics, Step::Identify);
     let caller = identify::identify(app, &arrival.headers, arrival.received_at, trail).await?;
+    lap.then(Step::Contract);
     let call = contract::check(app, caller, arrival, trail).await?;
+    lap.then(Step::Same);
     if let Some(kept) = same::same_key(app, &call).await? {
+        lap.end();
         return Ok(telling::reply(app, &call, kept).await);
     }
+    lap.then(Step::Authorize);
     match authorize::authorize(app, call, &authorize::Earned::none(), trail)? {
         authorize::Verdict::Permit(permit) => {
+            lap.then(Step::Before);
             let before = before::read(app, permit.call()).await?;
             trail.has_begun = true;
+            lap.then(Step::RecordIntent);
             let recorded = match record::intent(app, permit, before).await? {
                 record::Begun::Now(recorded) => recorded,
                 record::Begun::Before(call, kept) => {
+                    lap.end();
                     return Ok(telling::reply(app, &call, kept).await);
                 }
             };
+            lap.then(Step::Forward);
             let exchange = forward::forward(app, recorded).await;
+            lap.then(Step::RecordOutcome);
             let settled = record::outcome(app, exchange).await;
+            lap.end();
             Ok(answer::reply(settled))
         }
         authorize::Verdict::Park(parking) => {
@@ -240,11 +252,18 @@ async fn steps(
                 preview::Look::Now(previewed) => previewed,
             };
             trail.has_begun = true;
-            let (call, kept) = park::park(app, parking, previewed).await?;
-            Ok(telling::reply(app, &call, kept).await)
+            lap.then(Step::Park);
+            let came = park::park(app, parking, previewed).await?;
+            lap.end();
+            match came {
+                park::Came::Kept(call, kept) => Ok(telling::reply(app, &call, kept).await),
+                park::Came::Sent(settled) => Ok(answer::reply(settled)),
+            }
         }
         authorize::Verdict::ByHand(halted) => {
+            lap.then(Step::Park);
             let (call, kept) = by_hand::list_new(app, halted).await?;
+            lap.end();
             Ok(telling::reply(app, &call, kept).await)
         }
     }

@@ -33,6 +33,7 @@ use crate::{
     database::{self, Opened},
     entry::{Entry, Kind},
     http as routes,
+    metrics::{Listener, Open},
     postgres::BuiltIn,
     reason::{Reason, Refusal},
     redaction::{self, Redactor},
@@ -111,12 +112,28 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         stop: stop.clone(),
         connections: connections.clone(),
     };
-    let listen = |listener, router| {
+    let listen = |listener, router, whose| {
         let limits = app.config.limits.clone();
-        accept(listener, router, limits, stop.clone(), connections.clone())
+        let metrics = Arc::clone(&app.metrics);
+        let counting = move || metrics.connected(whose);
+        accept(
+            listener,
+            router,
+            limits,
+            stop.clone(),
+            (connections.clone(), counting),
+        )
     };
-    tokio::spawn(listen(agents, routes::agents(Arc::clone(&app))));
-    tokio::spawn(listen(operators, routes::operators(Arc::clone(&app))));
+    tokio::spawn(listen(
+        agents,
+        routes::agents(Arc::clone(&app)),
+        Listener::Agents,
+    ));
+    tokio::spawn(listen(
+        operators,
+        routes::operators(Arc::clone(&app)),
+        Listener::Operators,
+    ));
     tracing::info!(agents = %started.agents, operators = %started.operators, "serving");
     Ok(started)
 }
@@ -210,7 +227,7 @@ async fn accept(
     router: Router,
     limits: Limits,
     stop: CancellationToken,
-    connections: TaskTracker,
+    (connections, counting): (TaskTracker, impl Fn() -> Open),
 ) {
     let room = Arc::new(Semaphore::new(limits.max_connections));
     loop {
@@ -227,9 +244,10 @@ async fn accept(
                     peer.ip(),
                     connection(stream, router.clone(), limits.clone(), stop.clone()),
                 );
+                let open = counting();
                 connections.spawn(async move {
                     serving.await;
-                    drop(place);
+                    drop((place, open));
                 });
             }
             Err(error) => {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 
-use super::shown::opened;
+use super::{permissions, shown::opened};
 use crate::{
     app::App,
     composition::{Case, holds, is_maker},
@@ -57,6 +57,10 @@ pub struct Shown {
     pub seen: BTreeSet<String>,
     /// It waits, and what was sealed of it does not open: nobody can see what it is.
     pub unreadable: bool,
+    /// The identical calls that are decided with it: `{"approval", "call"}`, in the order in which they came.
+    pub attached: Vec<Value>,
+    /// How far an approval may reach beyond it; none where its tiers do not allow that.
+    pub next_at_most: Option<Value>,
 }
 
 /// Reads an approval as an operator is shown it, with what its agent did last in the same run.
@@ -99,6 +103,15 @@ pub async fn shown_all(
     let mut connection = app.pool.acquire().await?;
     let cases = Case::load(&mut connection, rows).await?;
     let behind = store::composition::behind(&mut connection, &calls).await?;
+    let ids: Vec<String> = cases
+        .iter()
+        .map(|case| case.row.approval_id.clone())
+        .collect();
+    let mut attached: HashMap<String, Vec<Value>> = HashMap::new();
+    for row in store::lines::attached(&mut connection, &ids).await? {
+        let other = json!({"approval": row.approval_id, "call": row.call_id});
+        attached.entry(row.head).or_default().push(other);
+    }
     let lent = store::delegations::to(&mut connection, operator).await?;
     let former = former_texts(&mut connection, app, &cases, &behind).await?;
     drop(connection);
@@ -115,7 +128,15 @@ pub async fn shown_all(
     Ok(cases
         .map(|case| {
             let behind = behind.remove(&case.row.call_id);
-            assemble(app, &people, case, behind, &former)
+            let attached = attached.remove(&case.row.approval_id);
+            assemble(
+                app,
+                &people,
+                case,
+                behind,
+                &former,
+                attached.unwrap_or_default(),
+            )
         })
         .collect())
 }
@@ -168,6 +189,7 @@ fn assemble(
     case: Case,
     behind: Option<BehindRow>,
     former: &[PolicyText],
+    attached: Vec<Value>,
 ) -> Shown {
     let kept = behind.as_ref().and_then(|behind| behind.sealed.as_deref());
     let opened = opened(app, people, &case, kept);
@@ -179,7 +201,11 @@ fn assemble(
         Some(behind) => (Some(behind.purpose), behind.explanation),
         None => (None, None),
     };
+    let limits = permissions::limits(app, &case).filter(|_| case.row.state == "pending");
     Shown {
+        attached,
+        next_at_most: limits
+            .map(|limits| json!({"calls": limits.max_calls, "seconds": limits.max_seconds})),
         needs: needs(&case),
         tiers: case.tiers.iter().map(|tier| tier.tier.clone()).collect(),
         votes: votes(&case),
@@ -233,6 +259,10 @@ fn votes(case: &Case) -> Vec<Value> {
                 "for": (vote.authority != vote.operator).then_some(&vote.authority),
                 "vote": vote.vote,
                 "reason": vote.reason,
+                "next": vote
+                    .next_calls
+                    .zip(vote.next_seconds)
+                    .map(|(calls, seconds)| json!({"calls": calls, "seconds": seconds})),
                 "voted_at": vote.voted_at,
             })
         })

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
@@ -21,6 +21,7 @@ use crate::{
     clock::{self, Timestamp},
     entry::{Entry, Kind, chain::Hash},
     ids::{CallId, InstanceId},
+    metrics::Metrics,
     redaction::Redactor,
     store::{self, StoreError},
 };
@@ -55,6 +56,7 @@ struct Asked {
     entries: Vec<Entry>,
     at: Timestamp,
     hashes: Vec<Hash>,
+    since: Instant,
 }
 
 pub(super) struct Writer {
@@ -67,6 +69,8 @@ pub(super) struct Writer {
     pending: VecDeque<Queued>,
     /// When the first of them was last tried: the time that it bears if that try happened after all.
     tried_at: Timestamp,
+    /// When that try began, by a clock that only rises.
+    tried_since: Instant,
     /// The hashes that the entries of that try bear.
     tried: Vec<Hash>,
     /// The time of the last entry that stands. Times only ever rise, whatever the clock does; a clock that jumped ahead and came
@@ -78,6 +82,7 @@ pub(super) struct Writer {
     open: OpenCalls,
     /// Makes checkpoints of what stands; none before this instance has begun.
     publisher: Option<Publisher>,
+    metrics: Arc<Metrics>,
 }
 
 impl Writer {
@@ -87,6 +92,7 @@ impl Writer {
         instance: InstanceId,
         healthy: Arc<AtomicBool>,
         redactor: Arc<Redactor>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             options,
@@ -96,11 +102,13 @@ impl Writer {
             redactor,
             pending: VecDeque::new(),
             tried_at: clock::now(),
+            tried_since: Instant::now(),
             tried: Vec::new(),
             latest: clock::now(),
             given_up: HashSet::new(),
             open: OpenCalls::default(),
             publisher: None,
+            metrics,
         }
     }
 
@@ -257,6 +265,7 @@ impl Writer {
         }
         let at = risen(self.latest);
         self.tried_at = at;
+        self.tried_since = Instant::now();
         let pending = &self.pending;
         let entries = pending.iter().take(count).map(|queued| &queued.entry);
         let (rows, hashes) = self.chain.linked(at, entries);
@@ -304,6 +313,8 @@ impl Writer {
         self.chain.advance(hashes.get(..count).unwrap_or(&hashes));
         let mut follow_up = Vec::new();
         let stand: Vec<Queued> = self.pending.drain(..count).collect();
+        let entries = stand.iter().map(|queued| &queued.entry);
+        self.metrics.committed(entries, self.tried_since.elapsed());
         for queued in stand {
             self.open.track(&queued.entry, at);
             if let (Some(Change::SignWith(key)), Some(publisher)) =
@@ -326,6 +337,8 @@ impl Writer {
         self.latest = asked.at;
         self.chain.advance(&asked.hashes);
         self.open.track_all(&asked.entries, asked.at);
+        let took = asked.since.elapsed();
+        self.metrics.committed(asked.entries.iter(), took);
         self.grown();
     }
 
@@ -377,6 +390,7 @@ impl Writer {
             return Acted::Undone;
         };
         let (chain, redactor, latest) = (&self.chain, &self.redactor, self.latest);
+        let since = Instant::now();
         // What COMMIT was asked for: from then on it may have happened without our learning of it.
         let mut asked = None;
         let all = async {
@@ -393,6 +407,7 @@ impl Writer {
                 entries,
                 at,
                 hashes,
+                since,
             });
             transaction.commit().await?;
             Ok(())

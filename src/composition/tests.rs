@@ -26,6 +26,8 @@ fn case(tiers: Vec<TierRow>, escalations: Vec<EscalationRow>, votes: Vec<VoteRow
             expires_at: clock::now(),
             frozen_at: None,
             decided_at: None,
+            attached_to: None,
+            permission_id: None,
             overdue: false,
         },
         tiers,
@@ -73,6 +75,8 @@ fn vote(operator: &str, authority: &str, vote: &str, tiers: &[&str], seats: Vec<
         seats: Json(seats),
         revoked: Vec::new(),
         reason: String::new(),
+        next_calls: None,
+        next_seconds: None,
         voted_at: clock::now(),
     }
 }

@@ -207,6 +207,14 @@ pub(super) struct Tier {
     pub escalates: Option<Spanned<Escalates>>,
     #[serde(default)]
     pub execution: super::Execution,
+    pub standing_permissions: Option<Spanned<StandingPermissions>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StandingPermissions {
+    pub max_calls: u32,
+    pub max_seconds: u32,
 }
 
 #[derive(Deserialize)]

@@ -23,7 +23,9 @@ pub(super) mod entries;
 mod filter;
 pub(super) mod history;
 pub(super) mod kill_switches;
+pub(super) mod permissions;
 mod reading;
+pub(super) mod statistics;
 pub(super) mod stream;
 pub(super) mod work;
 

@@ -147,6 +147,7 @@ async fn exchange(app: &App, recorded: &Recorded, gate: &Timed<'_>) -> (Received
             Err(error) => error,
         };
         tracing::warn!(call = %call.id, tool = %call.tool.name, %error, "no answer from the API");
+        app.metrics.upstream_failed(&error);
         match tries.after(error.clone()) {
             Some(pause) => tokio::time::sleep(pause).await,
             None => {

@@ -183,6 +183,26 @@ pub(super) fn approval_digest(app: &App, call: &str, previewed: Option<&Previewe
     }
 }
 
+/// What approvers of the same have approved, under whichever master secret; `calls` are the digests of the call itself.
+pub(super) fn approval_digests(
+    app: &App,
+    calls: Vec<String>,
+    previewed: Option<&Previewed>,
+) -> Vec<String> {
+    let Some(seen) = previewed else {
+        return calls;
+    };
+    calls
+        .iter()
+        .flat_map(|call| {
+            let text = together(call, seen);
+            let mut digests = vec![app.keyring.call_digest(&text)];
+            digests.extend(app.keyring.older_call_digests(&text));
+            digests
+        })
+        .collect()
+}
+
 /// Whether that is the digest of an approval, under whichever master secret.
 pub(super) fn is_approval_digest(
     app: &App,

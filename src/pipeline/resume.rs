@@ -8,13 +8,13 @@ use super::{
     authorize::{self, ByHand, Earned, Verdict},
     before, by_hand, contract, forward,
     preview::{self, Differs, Unchanged},
-    record::{self, ApprovedAs, Found, Held, NotClaimed},
+    record::{self, ApprovedAs, Found, Held, NotClaimed, Settled},
 };
 use crate::{
     app::App,
     entry::Outcome,
     ids::{ApprovalId, CallId, RunId},
-    parked::{self, Previewed, Sealed},
+    parked::{self, OnlyOne, Previewed, Sealed},
     reason::{Reason, Refusal},
     store::{self, StoreError, approvals::ApprovalRow, calls::CallRow},
 };
@@ -25,12 +25,20 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Executes a call that is approved. Does nothing for a call that is not (any more), or that a kill switch covers now:
 /// that one waits for the release.
 pub async fn resume(app: Arc<App>, call: CallId) {
-    let Some(_only_one) = app.resuming.begin(&call) else {
-        return;
-    };
+    if let Some(only_one) = app.resuming.begin(&call) {
+        resume_alone(app, call, only_one).await;
+    }
+}
+
+/// The same for whoever has the call already. Gives what the API answered, if the call was sent.
+pub(super) async fn resume_alone(
+    app: Arc<App>,
+    call: CallId,
+    _only_one: OnlyOne,
+) -> Option<Settled> {
     loop {
         match attempt(&app, &call).await {
-            Ok(()) => return,
+            Ok(settled) => return settled,
             Err(error) => {
                 tracing::warn!(%error, %call, "an approved call waits for the database");
                 tokio::time::sleep(PAUSE).await;
@@ -73,47 +81,56 @@ async fn load(app: &App, call: &CallId) -> Result<Option<Approved>, StoreError> 
     }))
 }
 
-async fn attempt(app: &Arc<App>, id: &CallId) -> Result<(), StoreError> {
+async fn attempt(app: &Arc<App>, id: &CallId) -> Result<Option<Settled>, StoreError> {
     let Some(approved) = load(app, id).await? else {
-        return Ok(());
+        return Ok(None);
     };
     let approval = match &approved.approval {
         None => None,
         Some(row) => match row.approval_id.parse::<ApprovalId>() {
             Ok(approval) => Some(approval),
-            Err(_not_an_id) => return Ok(()),
+            Err(_not_an_id) => return Ok(None),
         },
     };
     if let Some(overdue) = approved.approval.as_ref().filter(|row| row.overdue) {
-        return expire(app, overdue).await;
+        return expire(app, overdue).await.map(unsent);
     }
     let (call, previewed) = match rebuild(app, id, &approved).await? {
         Ok(rebuilt) => rebuilt,
-        Err(because) => return void(app, &approved, &because).await,
+        Err(because) => return void(app, &approved, &because).await.map(unsent),
     };
     let mut trail = record::Trail::resumed(&call);
     let earned = Earned::of(approved.tiers.iter().cloned());
     let permit = match authorize::authorize(app, call, &earned, &mut trail) {
         Ok(Verdict::Permit(permit)) if by_hand::is_for_people(app, &approved.tiers) => {
-            return by_hand::list_approved(app, permit, approval, None).await;
+            let listed = by_hand::list_approved(app, permit, approval, None).await;
+            return listed.map(unsent);
         }
         Ok(Verdict::Permit(permit)) => permit,
         Ok(Verdict::ByHand(ByHand {
             permit,
             kill_switch,
-        })) => return by_hand::list_approved(app, permit, approval, Some(kill_switch)).await,
-        Err(refusal) if refusal.reason == Reason::Halted => return Ok(()),
-        Ok(Verdict::Park(parking)) => {
-            return void(app, &approved, &asks_for_more(&parking.tiers)).await;
+        })) => {
+            let halted = Some(kill_switch);
+            let listed = by_hand::list_approved(app, permit, approval, halted).await;
+            return listed.map(unsent);
         }
-        Err(refusal) => return void(app, &approved, &no_longer(&refusal)).await,
+        Err(refusal) if refusal.reason == Reason::Halted => return Ok(None),
+        Ok(Verdict::Park(parking)) => {
+            let because = asks_for_more(&parking.tiers);
+            return void(app, &approved, &because).await.map(unsent);
+        }
+        Err(refusal) => {
+            let because = no_longer(&refusal);
+            return void(app, &approved, &because).await.map(unsent);
+        }
     };
     let before = match before::read(app, permit.call()).await {
         Ok(before) => before,
-        Err(refusal) if refusal.reason == Reason::Halted => return Ok(()),
+        Err(refusal) if refusal.reason == Reason::Halted => return Ok(None),
         Err(_unread) => {
             let because = "the state before could not be read, which its contract wants".to_owned();
-            return void(app, &approved, &because).await;
+            return void(app, &approved, &because).await.map(unsent);
         }
     };
     // What nobody had to approve nobody was shown.
@@ -121,9 +138,9 @@ async fn attempt(app: &Arc<App>, id: &CallId) -> Result<(), StoreError> {
     // Last, so that as little time as can be lies between this look and the sending.
     let unchanged = match preview::unchanged(app, permit.call(), previewed.as_ref()).await {
         Ok(unchanged) => unchanged,
-        Err(Differs::Halted) => return Ok(()),
+        Err(Differs::Halted) => return Ok(None),
         Err(Differs::Away) => return Err(StoreError::Unavailable(UNRECORDED_LOOK.to_owned())),
-        Err(Differs::Void(because)) => return void(app, &approved, because).await,
+        Err(Differs::Void(because)) => return void(app, &approved, because).await.map(unsent),
     };
     let found = Found {
         before,
@@ -134,15 +151,21 @@ async fn attempt(app: &Arc<App>, id: &CallId) -> Result<(), StoreError> {
         Ok(recorded) => recorded,
         Err(NotClaimed::Overdue) => {
             return match &approved.approval {
-                Some(approval) => expire(app, approval).await,
-                None => Ok(()),
+                Some(approval) => expire(app, approval).await.map(unsent),
+                None => Ok(None),
             };
         }
-        Err(NotClaimed::Void(because)) => return void(app, &approved, because).await,
-        Err(NotClaimed::Taken | NotClaimed::Halted | NotClaimed::Unrecorded) => return Ok(()),
+        Err(NotClaimed::Void(because)) => return void(app, &approved, because).await.map(unsent),
+        Err(NotClaimed::Taken | NotClaimed::Halted | NotClaimed::Unrecorded) => return Ok(None),
     };
-    send(app, recorded, previewed.as_ref(), unchanged).await;
-    Ok(())
+    Ok(Some(
+        send(app, recorded, previewed.as_ref(), unchanged).await,
+    ))
+}
+
+/// Nothing was sent.
+fn unsent<T>((): ()) -> Option<T> {
+    None
 }
 
 /// Sends a call that was claimed, unless too long ago was looked whether what its approvers saw is still there, and it is not.
@@ -151,7 +174,7 @@ async fn send(
     recorded: super::Recorded,
     previewed: Option<&Option<Previewed>>,
     unchanged: Option<Unchanged>,
-) {
+) -> Settled {
     let differs = match unchanged {
         Some(unchanged) if unchanged.is_stale() => {
             let again = preview::unchanged(app, recorded.call(), previewed).await;
@@ -163,7 +186,7 @@ async fn send(
         None => forward::forward(app, recorded).await,
         Some(differs) => forward::withheld(recorded, differs.after_claim()),
     };
-    record::outcome(app, exchange).await;
+    record::outcome(app, exchange).await
 }
 
 const UNRECORDED_LOOK: &str = "a look at what a call will touch could not be recorded";

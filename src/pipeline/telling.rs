@@ -55,7 +55,7 @@ async fn wait(app: &App, mut kept: Kept, patience: Duration) -> Kept {
     }
 }
 
-async fn look(app: &App, call: &CallId) -> Option<Kept> {
+pub(super) async fn look(app: &App, call: &CallId) -> Option<Kept> {
     let mut connection = app.pool.acquire().await.ok()?;
     let row = store::calls::find(&mut connection, call.as_str())
         .await

@@ -5,7 +5,7 @@ use sqlx::{Connection as _, PgConnection};
 use super::{StoreError, composition::NewTier};
 use crate::{
     clock::Timestamp,
-    ids::{ApprovalId, CallId},
+    ids::{ApprovalId, CallId, PermissionId},
 };
 
 /// An approval as it is kept.
@@ -31,6 +31,10 @@ pub struct ApprovalRow {
     pub expires_at: Timestamp,
     pub frozen_at: Option<Timestamp>,
     pub decided_at: Option<Timestamp>,
+    /// The head of the line that this one waits in or was decided in; none for a head.
+    pub attached_to: Option<String>,
+    /// The standing permission that approved it.
+    pub permission_id: Option<String>,
     /// The database's own word on whether the time is over: to decide, and once approved, to send. For that there is as long again
     /// from the approval on, so that what was approved in the last moment is sent.
     pub overdue: bool,
@@ -53,6 +57,7 @@ pub struct NewApproval<'a> {
     pub consequence: &'a str,
     pub digest: &'a str,
     pub policies: &'a [String],
+    pub same_as: &'a str,
     pub expires_in_seconds: f64,
     pub tiers: &'a [NewTier],
 }
@@ -68,8 +73,8 @@ pub async fn add(
 ) -> Result<Timestamp, StoreError> {
     let expires_at = sqlx::query_scalar!(
         "INSERT INTO toolgate.approvals (approval_id, call_id, run_id, agent, owner, triggered_by, api, tool,
-                                         consequence, digest, policies, state, expires_at, frozen_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', now() + make_interval(secs => $12),
+                                         consequence, digest, policies, same_as, state, expires_at, frozen_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $13, 'pending', now() + make_interval(secs => $12),
                  (SELECT now() FROM toolgate.kill_switches AS k
                   WHERE k.released_at IS NULL
                     AND CASE k.kind WHEN 'everything' THEN true WHEN 'api' THEN k.target = $7
@@ -89,7 +94,8 @@ pub async fn add(
         new.consequence,
         new.digest,
         new.policies,
-        new.expires_in_seconds
+        new.expires_in_seconds,
+        new.same_as
     )
     .fetch_one(&mut *connection)
     .await?;
@@ -133,7 +139,7 @@ pub struct Filter<'a> {
     pub after: Option<&'a str>,
 }
 
-/// Approvals in the order in which they were made. Each state (and tier) is read along an index of its own and no further than
+/// Approvals in the order in which they were made; of those that wait in one line only its head. Each state (and tier) is read along an index of its own and no further than
 /// the limit; the statement is planned for the filters it has, every time.
 ///
 /// # Errors
@@ -185,7 +191,7 @@ async fn list_in_tiers(
         ApprovalRow,
         r#"SELECT DISTINCT ON (a.approval_id) approval_id, call_id, run_id, agent, owner, triggered_by, api, tool,
                   consequence, digest, policies, a.state, created_at, expires_at, frozen_at, decided_at,
-                  (a.state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
+                  attached_to, permission_id, (a.state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
            FROM unnest($2::text[]) AS w (tier)
            CROSS JOIN LATERAL (
                SELECT a.* FROM toolgate.approval_tiers AS t CROSS JOIN LATERAL (
@@ -195,6 +201,7 @@ async fn list_in_tiers(
                      AND ($6::text IS NULL OR a.tool = $6) AND ($7::text IS NULL OR a.consequence = $7)
                    OFFSET 0) AS a
                WHERE t.tier = w.tier AND t.state = $1 AND t.approval_id > $3
+                 AND (a.attached_to IS NULL OR t.state <> 'pending')
                ORDER BY t.approval_id LIMIT $8) AS a
            ORDER BY a.approval_id LIMIT $8"#,
         state,
@@ -225,9 +232,9 @@ async fn list_all(
         ApprovalRow,
         r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
                   state, created_at, expires_at, frozen_at, decided_at,
-                  (state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
+                  attached_to, permission_id, (state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
            FROM toolgate.approvals
-           WHERE state = $1 AND approval_id > $2
+           WHERE state = $1 AND approval_id > $2 AND (attached_to IS NULL OR state <> 'pending')
              AND ($3::text IS NULL OR agent = $3) AND ($4::text IS NULL OR run_id = $4)
              AND ($5::text IS NULL OR tool = $5) AND ($6::text IS NULL OR consequence = $6)
            ORDER BY approval_id LIMIT $7"#,
@@ -256,7 +263,7 @@ pub async fn find(
         ApprovalRow,
         r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
                   state, created_at, expires_at, frozen_at, decided_at,
-                  (state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
+                  attached_to, permission_id, (state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
            FROM toolgate.approvals WHERE approval_id = $1"#,
         id
     )
@@ -283,7 +290,7 @@ pub async fn lock(
 }
 
 /// Turns a pending approval whose time is not over into an approved one, and its call with it. False when it is
-/// not pending (any more), frozen (unless `may_be_frozen`) or overdue. The time that a clock stood still is added to what is left.
+/// not pending (any more), frozen (unless `may_be_frozen`) or overdue. `permission` is the standing permission that approves it. The time that a clock stood still is added to what is left.
 ///
 /// # Errors
 /// When the database is away.
@@ -292,15 +299,17 @@ pub async fn approve(
     id: &str,
     call_id: &str,
     may_be_frozen: bool,
+    permission: Option<&PermissionId>,
 ) -> Result<bool, StoreError> {
     let approved = sqlx::query!(
         "UPDATE toolgate.approvals
-         SET state = 'approved', decided_at = now(), frozen_at = NULL,
+         SET state = 'approved', decided_at = now(), frozen_at = NULL, permission_id = $3,
              expires_at = expires_at + COALESCE(greatest(now(), frozen_at) - frozen_at, interval '0')
          WHERE approval_id = $1 AND state = 'pending'
            AND CASE WHEN frozen_at IS NULL THEN expires_at > now() ELSE $2 END",
         id,
-        may_be_frozen
+        may_be_frozen,
+        permission.map(PermissionId::as_str)
     )
     .execute(&mut *connection)
     .await?;
@@ -330,7 +339,7 @@ pub async fn overdue(connection: &mut PgConnection) -> Result<Vec<ApprovalRow>, 
     let rows = sqlx::query_as!(
         ApprovalRow,
         r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
-                  state, created_at, expires_at, frozen_at, decided_at, true AS "overdue!"
+                  state, created_at, expires_at, frozen_at, decided_at, attached_to, permission_id, true AS "overdue!"
            FROM toolgate.approvals
            WHERE state = 'pending' AND frozen_at IS NULL AND expires_at <= now()
            ORDER BY expires_at LIMIT 500"#

@@ -220,10 +220,14 @@ pub struct VoteRow {
     /// Those of the delegations it rests on that were revoked.
     pub revoked: Vec<String>,
     pub reason: String,
+    /// For how many identical calls more it was given …
+    pub next_calls: Option<i32>,
+    /// … and for how many seconds.
+    pub next_seconds: Option<i32>,
     pub voted_at: Timestamp,
 }
 
-/// The votes on approvals, by approval, oldest first.
+/// The votes on approvals, by approval, oldest first: of one that a standing permission approved, the votes that gave that.
 ///
 /// # Errors
 /// When the database is away.
@@ -233,11 +237,14 @@ pub async fn votes(
 ) -> Result<Vec<VoteRow>, StoreError> {
     let rows = sqlx::query_as!(
         VoteRow,
-        r#"SELECT approval_id, operator, COALESCE(authority, operator) AS "authority!", vote, tiers,
-                  seats AS "seats: Json<Vec<Seat>>", reason, voted_at,
+        r#"SELECT a.approval_id, v.operator, COALESCE(v.authority, v.operator) AS "authority!", v.vote, v.tiers,
+                  v.seats AS "seats: Json<Vec<Seat>>", v.reason, v.next_calls, v.next_seconds, v.voted_at,
                   ARRAY(SELECT d.delegation_id FROM toolgate.delegations AS d
                         WHERE d.delegation_id = ANY (v.delegations) AND d.revoked_at IS NOT NULL) AS "revoked!"
-           FROM toolgate.votes AS v WHERE approval_id = ANY ($1) ORDER BY approval_id, voted_at, operator"#,
+           FROM toolgate.approvals AS a
+           LEFT JOIN toolgate.standing_permissions AS p ON p.permission_id = a.permission_id
+           JOIN toolgate.votes AS v ON v.approval_id = COALESCE(p.approval_id, a.approval_id)
+           WHERE a.approval_id = ANY ($1) ORDER BY a.approval_id, v.voted_at, v.operator"#,
         approvals
     )
     .fetch_all(connection)
@@ -261,6 +268,9 @@ pub struct NewVote<'a> {
     pub delegations: &'a [String],
     pub digest: &'a str,
     pub reason: &'a str,
+    pub calls: i32,
+    pub next_calls: Option<i32>,
+    pub next_seconds: Option<i32>,
 }
 
 /// Adds a vote. False when this person has voted already.
@@ -272,8 +282,9 @@ pub async fn add_vote(
     vote: &NewVote<'_>,
 ) -> Result<bool, StoreError> {
     let added = sqlx::query!(
-        "INSERT INTO toolgate.votes (approval_id, operator, authority, vote, tiers, seats, delegations, digest, reason)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (approval_id, operator) DO NOTHING",
+        "INSERT INTO toolgate.votes (approval_id, operator, authority, vote, tiers, seats, delegations, digest, reason,
+                                     calls, next_calls, next_seconds)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (approval_id, operator) DO NOTHING",
         vote.approval_id,
         vote.operator,
         vote.authority,
@@ -282,7 +293,10 @@ pub async fn add_vote(
         Json(vote.seats) as _,
         vote.delegations,
         vote.digest,
-        vote.reason
+        vote.reason,
+        vote.calls,
+        vote.next_calls,
+        vote.next_seconds
     )
     .execute(connection)
     .await?;

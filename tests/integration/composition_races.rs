@@ -207,13 +207,16 @@ async fn approve_elsewhere(
         delegations: &[],
         digest: &row.digest,
         reason: "elsewhere",
+        calls: 1,
+        next_calls: None,
+        next_seconds: None,
     };
     assert!(
         store::composition::add_vote(&mut transaction, &vote)
             .await
             .unwrap()
     );
-    let approved = store::approvals::approve(&mut transaction, approval, call, false)
+    let approved = store::approvals::approve(&mut transaction, approval, call, false, None)
         .await
         .unwrap();
     transaction.commit().await.unwrap();

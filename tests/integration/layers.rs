@@ -36,7 +36,14 @@ const ORDER: [(&[&str], &str); 16] = [
         "what a call can come to, and who may",
     ),
     (
-        &["config", "contracts", "redaction", "store", "signing"],
+        &[
+            "config",
+            "contracts",
+            "redaction",
+            "store",
+            "signing",
+            "metrics",
+        ],
         "each has one outside format or one outside system to itself",
     ),
     (

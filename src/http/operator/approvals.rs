@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{allow, identify, reason, refused};
 use crate::{
     app::App,
-    approvals::{self, Ballot, Decidable, Shown, Vote},
+    approvals::{self, Ballot, Decidable, Decided, Next, Shown, Vote},
     entry::{Entry, Kind},
     http::input::{self, Named},
     policy::{OperatorAction, OperatorContext},
@@ -244,6 +244,12 @@ fn to_json(shown: &Shown) -> Value {
         "policies": row.policies,
         "policy_texts": shown.policy_texts,
         "state": row.state,
+        // How many calls a decision is on: this one and those attached to it.
+        "calls": shown.attached.len().saturating_add(1),
+        "attached": shown.attached,
+        "attached_to": row.attached_to,
+        "permission": row.permission_id,
+        "next_at_most": shown.next_at_most,
         "explanation": shown.explanation,
         "created_at": row.created_at,
         "expires_at": row.expires_at,
@@ -264,6 +270,10 @@ struct Deciding {
     reason: String,
     /// Whose right to use: one's own or that of an operator who lent it.
     r#for: Option<String>,
+    /// How many calls were shown, where they are more than one.
+    calls: Option<u32>,
+    /// For which identical calls to come it is too.
+    next: Option<Next>,
 }
 
 pub(in crate::http) async fn approve(
@@ -301,6 +311,8 @@ async fn decide(
         digest: deciding.digest,
         reason,
         authority: deciding.r#for,
+        calls: deciding.calls,
+        next: deciding.next,
     };
     // In a task of its own: an operator who hangs up does not stop a decision half-way.
     let task = tokio::spawn({
@@ -314,11 +326,18 @@ async fn decide(
         ))
     });
     match voted {
-        Ok(row) => Ok(Json(json!({
+        Ok(Decided {
+            row,
+            calls,
+            permission,
+            tiers: _,
+        }) => Ok(Json(json!({
             "approval": row.approval_id,
             "call": row.call_id,
+            "calls": calls.len(),
             "state": row.state,
             "decided_at": row.decided_at,
+            "permission": permission,
         }))),
         Err(refusal) => {
             let action = match vote {

@@ -114,6 +114,14 @@ impl Held {
             let Some(row) = store::approvals::lock(connection, approval.id.as_str()).await? else {
                 return Ok(Some(NotClaimed::Taken));
             };
+            // In this transaction, so that nothing is begun after the taking back was acknowledged.
+            if let Some(permission) = &row.permission_id
+                && store::permissions::is_revoked(connection, permission).await?
+            {
+                return Ok(Some(NotClaimed::Void(
+                    "the standing permission that approved it was taken back",
+                )));
+            }
             case = Case::load(connection, vec![row]).await?.pop();
             if !case.as_ref().is_some_and(|case| case.is_fulfilled(app)) {
                 let call = store::calls::find(connection, self.call.as_str()).await?;
