@@ -369,7 +369,7 @@ impl App {
             redactor,
             keys: RwLock::new(Arc::new(keys)),
             rehashing: Arc::default(),
-            kill_switches: KillSwitches::new(held),
+            kill_switches: KillSwitches::new(held, Arc::clone(recorder.tenure())),
             journal,
             unrecorded: Mutex::new(unrecorded),
             runs: Runs::new(recorder.clone(), pool.clone()),

@@ -22,6 +22,7 @@ use crate::{
     redaction::Redactor,
     sinks::Sinks,
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
+    tenure::Tenure,
 };
 
 pub mod keeping;
@@ -109,6 +110,7 @@ pub struct Recorder {
     sinks: Sinks,
     /// The key that checkpoints are signed with, or will be once its entry stands.
     signing: Arc<Mutex<VerifierKey>>,
+    tenure: Arc<Tenure>,
 }
 
 impl Recorder {
@@ -128,6 +130,7 @@ impl Recorder {
         let connection = open_patiently(&options).await?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let healthy = Arc::new(AtomicBool::new(true));
+        let tenure = Arc::new(Tenure::default());
         let sinks = checkpoints.sinks.clone();
         let signing = Arc::new(Mutex::new(checkpoints.held.key.verifier().clone()));
         let writer = writer::Writer::new(
@@ -136,6 +139,7 @@ impl Recorder {
             instance.clone(),
             Arc::clone(&healthy),
             redactor,
+            Arc::clone(&tenure),
         );
         let writer = writer.begin(checkpoints).await?;
         tokio::spawn(writer.run(queue));
@@ -146,6 +150,7 @@ impl Recorder {
             timeout,
             sinks,
             signing,
+            tenure,
         })
     }
 
@@ -157,6 +162,11 @@ impl Recorder {
     /// False while the database does not answer.
     pub fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Acquire)
+    }
+
+    /// The right to send, confirmed by every answer of the database.
+    pub const fn tenure(&self) -> &Arc<Tenure> {
+        &self.tenure
     }
 
     /// Where checkpoints are kept.
@@ -321,8 +331,8 @@ impl Recorder {
         take.try_recv().map_err(|_nothing| ActError::Unrecorded)
     }
 
-    /// Closes the connection and gives the gateway's lock back, so that the next gateway can start. Nothing is recorded
-    /// afterwards.
+    /// Says that nothing more is sent, closes the connection and gives the gateway's lock back, so that the next gateway can
+    /// start. Nothing is recorded afterwards. The caller has ended the tenure before.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         let all = async {
@@ -364,17 +374,31 @@ async fn open_patiently(options: &PgConnectOptions) -> Result<sqlx::PgConnection
     store::open_writer(options).await
 }
 
-/// A connection on which entries of this moment can be recorded; none where they have no partition to go to.
+/// A connection that was opened again.
+enum Opened {
+    /// Entries of this moment can be recorded on it.
+    Ready(PgConnection),
+    /// They have no partition to go to.
+    NoPartition,
+    /// Another gateway has started since.
+    Superseded,
+}
+
+/// A connection with the lock, if this is still the newest gateway.
 async fn open_for(
     options: &PgConnectOptions,
+    this: &InstanceId,
     at: Timestamp,
-) -> Result<Option<PgConnection>, StoreError> {
+) -> Result<Opened, StoreError> {
     let mut connection = store::open_writer(options).await?;
-    let ready = store::audit::has_partition(&mut connection, at).await?;
-    if ready {
-        return Ok(Some(connection));
-    }
+    let opened = if !store::instances::is_newest(&mut connection, this).await? {
+        Opened::Superseded
+    } else if store::audit::has_partition(&mut connection, at).await? {
+        return Ok(Opened::Ready(connection));
+    } else {
+        Opened::NoPartition
+    };
     // The lock goes with it, before the next try wants it.
     let _ = connection.close().await;
-    Ok(None)
+    Ok(opened)
 }

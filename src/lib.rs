@@ -49,6 +49,7 @@ pub mod signing;
 pub mod sinks;
 pub mod store;
 pub mod strangers;
+pub mod tenure;
 pub mod upstream;
 pub mod workers;
 pub mod yaml;

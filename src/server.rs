@@ -132,19 +132,6 @@ fn checkpoints(config: &Config) -> anyhow::Result<Checkpoints> {
     })
 }
 
-/// Returns at Ctrl-C or SIGTERM.
-///
-/// # Errors
-/// When signals cannot be waited for.
-pub async fn ended() -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-        _ = terminate.recv() => {}
-    }
-    Ok(())
-}
-
 async fn bind(address: SocketAddr, whose: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!(
@@ -154,6 +141,23 @@ async fn bind(address: SocketAddr, whose: &str) -> anyhow::Result<TcpListener> {
 }
 
 impl Gateway {
+    /// Returns at Ctrl-C or SIGTERM. [`Gateway::stop`] is to be called then, and after an error too.
+    ///
+    /// # Errors
+    /// When another gateway has taken this one's place, or signals cannot be waited for.
+    pub async fn ended(&self) -> anyhow::Result<()> {
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => interrupted?,
+            _ = terminate.recv() => {}
+            () = self.app.recorder.tenure().superseded() => anyhow::bail!(
+                "another gateway has served this database while this one was cut off from it, so this one stopped; start it again if both were not meant"
+            ),
+        }
+        Ok(())
+    }
+
     /// Takes no new calls, lets those in flight finish or records what is known of them, then closes the database.
     pub async fn stop(self) {
         self.app.stopping.store(true, Ordering::Release);
@@ -170,6 +174,8 @@ impl Gateway {
                 "calls were still under way; their intents are recorded and the next start closes them"
             );
         }
+        // INVARIANT: before the lock goes. The next gateway may halt everything from that moment on.
+        self.app.kill_switches.close();
         for entry in self.app.strangers.turn() {
             let _ = self.app.recorder.note(entry).await;
         }

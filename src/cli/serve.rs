@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use super::check;
 use crate::{
     config::Variables,
-    server::{self, ended},
+    server,
 };
 
 pub(super) async fn run(config: PathBuf) -> anyhow::Result<ExitCode> {
@@ -17,7 +17,8 @@ pub(super) async fn run(config: PathBuf) -> anyhow::Result<ExitCode> {
         );
     };
     let gateway = server::start(config, rules).await?;
-    ended().await?;
+    let ended = gateway.ended().await;
     gateway.stop().await;
+    ended?;
     Ok(ExitCode::SUCCESS)
 }
