@@ -41,6 +41,7 @@ use crate::{
     store, workers,
 };
 
+mod descriptors;
 mod watched;
 
 /// Connections for reading. Few: calls read only when they are parked, keyed, or name a run for the first time.
@@ -69,6 +70,8 @@ pub struct Gateway {
 /// # Errors
 /// When anything that a call would need is not there: a gateway that starts can serve.
 pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
+    let upstream = config.apis.values().map(|api| api.max_connections).sum();
+    let shares = descriptors::share(config.limits.max_connections, upstream)?;
     // Bound first, so that a taken address is told at once; nothing is accepted before all else stands.
     let agents = bind(config.agents_address, "agents").await?;
     let operators = bind(config.operators_address, "operators").await?;
@@ -111,12 +114,23 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         stop: stop.clone(),
         connections: connections.clone(),
     };
-    let listen = |listener, router| {
-        let limits = app.config.limits.clone();
+    let listen = |listener, router, most| {
+        let limits = Limits {
+            max_connections: most,
+            ..app.config.limits.clone()
+        };
         accept(listener, router, limits, stop.clone(), connections.clone())
     };
-    tokio::spawn(listen(agents, routes::agents(Arc::clone(&app))));
-    tokio::spawn(listen(operators, routes::operators(Arc::clone(&app))));
+    tokio::spawn(listen(
+        agents,
+        routes::agents(Arc::clone(&app)),
+        shares.agents,
+    ));
+    tokio::spawn(listen(
+        operators,
+        routes::operators(Arc::clone(&app)),
+        shares.operators,
+    ));
     tracing::info!(agents = %started.agents, operators = %started.operators, "serving");
     Ok(started)
 }

@@ -176,7 +176,8 @@ impl Writer {
                         self.publish();
                         if let Some(mut connection) = self.connection.take() {
                             // Without it the next start waits until this one certainly sends nothing more.
-                            let _ = store::instances::end(&mut connection, self.chain.instance()).await;
+                            let _ =
+                                store::instances::end(&mut connection, self.chain.instance()).await;
                             let _ = connection.close().await;
                         }
                         let _ = done.send(());

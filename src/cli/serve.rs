@@ -3,10 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use super::check;
-use crate::{
-    config::Variables,
-    server,
-};
+use crate::{config::Variables, server};
 
 pub(super) async fn run(config: PathBuf) -> anyhow::Result<ExitCode> {
     let loaded = check::load(&config, &Variables::default());

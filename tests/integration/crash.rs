@@ -53,12 +53,12 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 /// A directory below /tmp that the database's user may pass through; gone when dropped.
-struct Place {
+pub(crate) struct Place {
     path: PathBuf,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         use std::os::unix::fs::PermissionsExt as _;
         let path = PathBuf::from(format!("/tmp/tg-crash-{}", CallId::generate()));
         std::fs::create_dir(&path).unwrap();
@@ -71,11 +71,11 @@ impl Place {
     }
 
     /// Where a config, the contracts and the policies stand as shipped, but for addresses and paths.
-    fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.path.join("toolgate.yaml")
     }
 
-    fn write_config(&self) {
+    pub(crate) fn write_config(&self) {
         let setup = Setup::shipped()
             .config("agents: 127.0.0.1:8080", "agents: 127.0.0.1:0")
             .config("operators: 127.0.0.1:8081", "operators: 127.0.0.1:0")
@@ -88,6 +88,15 @@ impl Place {
                 std::fs::write(directory.join(name), text).unwrap();
             }
         }
+    }
+
+    pub(crate) fn variables(&self, desk_url: String) -> [(&'static str, String); 4] {
+        [
+            ("TOOLGATE_HOME", self.home().display().to_string()),
+            ("TOOLGATE_MASTER_SECRET", MASTER.to_owned()),
+            ("DESK_URL", desk_url),
+            ("DESK_TOKEN", "desk-token".to_owned()),
+        ]
     }
 
     /// Process number of the database's server.
@@ -136,10 +145,10 @@ impl Drop for Place {
 }
 
 /// The program, running. Killed when dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
-    agents: SocketAddr,
-    operators: SocketAddr,
+    pub(crate) agents: SocketAddr,
+    pub(crate) operators: SocketAddr,
     said: Arc<Mutex<Vec<String>>>,
 }
 
@@ -147,9 +156,20 @@ impl Running {
     /// Starts it and waits for the line of output that names both addresses. `setpriv` becomes the program, which then
     /// ends with this process whatever happens to that.
     async fn start(arguments: &[&str], variables: &[(&str, String)]) -> Self {
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", PROGRAM])
-            .args(arguments)
+        Self::start_under(&[], arguments, variables).await
+    }
+
+    /// The same by a program that becomes the one named after its own arguments.
+    pub(crate) async fn start_under(
+        under: &[&str],
+        arguments: &[&str],
+        variables: &[(&str, String)],
+    ) -> Self {
+        let mut words = under.to_vec();
+        words.extend(["setpriv", "--pdeathsig", "KILL", PROGRAM]);
+        words.extend(arguments);
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .env("TOOLGATE_LOG", "info")
             .stdin(Stdio::null())
@@ -357,12 +377,8 @@ impl Stand {
     }
 
     fn variables(&self) -> [(&'static str, String); 4] {
-        [
-            ("TOOLGATE_HOME", self.place.home().display().to_string()),
-            ("TOOLGATE_MASTER_SECRET", MASTER.to_owned()),
-            ("DESK_URL", format!("http://{}", self.upstream.address)),
-            ("DESK_TOKEN", "desk-token".to_owned()),
-        ]
+        let url = format!("http://{}", self.upstream.address);
+        self.place.variables(url)
     }
 
     async fn start(&self) -> Running {

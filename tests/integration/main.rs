@@ -51,6 +51,7 @@ mod sensitive;
 mod stories;
 mod support;
 mod tampering;
+mod tenure;
 mod wire;
 mod work;
 mod work_approved;

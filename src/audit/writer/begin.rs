@@ -53,8 +53,7 @@ impl Writer {
 /// database does not know that until its tenure is over.
 async fn wait_for_predecessors(connection: &mut PgConnection) -> Result<(), StoreError> {
     let unended = store::instances::unended(connection).await?;
-    let is_dead =
-        |process: &Option<String>| process.as_deref().is_some_and(process::is_dead);
+    let is_dead = |process: &Option<String>| process.as_deref().is_some_and(process::is_dead);
     if unended.iter().all(is_dead) {
         return Ok(());
     }
