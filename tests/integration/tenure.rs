@@ -175,6 +175,11 @@ fn one_connection(api: &Slow) -> Setup {
             "    base_url: ${env:DESK_URL}\n",
             "    base_url: ${env:DESK_URL}\n    max_connections: 1\n",
         )
+        .tool(
+            "desk.yaml",
+            "  - name: desk.refunds.create\n",
+            "  - name: desk.refunds.create\n    limits: { timeout_ms: 60000 }\n",
+        )
 }
 
 /// A call that is being answered, and one that is recorded and waits to be sent.
@@ -288,12 +293,14 @@ async fn an_agent_that_holds_as_many_connections_as_it_may_is_answered_at_once()
     let world = setup.start().await;
     let run = world.run().await;
     let wait = || {
-        let request = world.refund(Some(&run), 500_000);
+        let request = world.refund(Some(&run), 60_000);
         send(request.header("prefer", "wait=60"))
     };
     let (first, second) = (tokio::spawn(wait()), tokio::spawn(wait()));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(!first.is_finished() && !second.is_finished());
+    for waits in [&first, &second] {
+        assert!(!waits.is_finished(), "it does not wait");
+    }
     let began = Instant::now();
     let third = wait().await.problem(403, "approval_required");
     assert!(began.elapsed() < Duration::from_secs(20));
@@ -320,15 +327,15 @@ async fn agents_connections_leave_operators_their_file_descriptors() {
     )
     .await;
     let mut idle = Vec::new();
-    for _ in 0..700 {
-        if let Ok(Ok(stream)) = tokio::time::timeout(
-            Duration::from_millis(200),
-            TcpStream::connect(running.agents),
-        )
-        .await
-        {
-            idle.push(stream);
-        }
+    // As many as are accepted, and those that the system keeps waiting.
+    while let Ok(Ok(stream)) = tokio::time::timeout(
+        Duration::from_millis(500),
+        TcpStream::connect(running.agents),
+    )
+    .await
+    {
+        idle.push(stream);
+        assert!(idle.len() < 2_000, "nothing is refused");
     }
     let began = Instant::now();
     let lives = reqwest::Client::builder()
@@ -342,5 +349,5 @@ async fn agents_connections_leave_operators_their_file_descriptors() {
         .unwrap();
     assert_eq!(lives.status(), 200);
     assert!(began.elapsed() < Duration::from_secs(5));
-    assert!(idle.len() > 400, "{}", idle.len());
+    assert!(idle.len() > 100, "{}", idle.len());
 }
