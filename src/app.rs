@@ -120,7 +120,7 @@ pub struct App {
     /// Whoever knocks without a key.
     pub strangers: Strangers,
     /// Whoever waits for a parked call.
-    pub waiters: Waiters,
+    pub waiters: Arc<Waiters>,
     /// Approved calls that are being taken up.
     pub resuming: Resuming,
     /// Getting to people what waits for them.
@@ -374,7 +374,7 @@ impl App {
             redactor,
             keys: RwLock::new(Arc::new(keys)),
             rehashing: Arc::default(),
-            kill_switches: KillSwitches::new(held),
+            kill_switches: KillSwitches::new(held, Arc::clone(recorder.tenure())),
             journal,
             unrecorded: Mutex::new(unrecorded),
             runs: Runs::new(recorder.clone(), pool.clone()),
@@ -387,7 +387,7 @@ impl App {
             pool,
             reading,
             strangers: Strangers::default(),
-            waiters: Waiters::default(),
+            waiters: Arc::new(Waiters::new(config.limits.max_waits_per_agent)),
             resuming: Resuming::default(),
             delivery: Arc::new(delivery),
             tasks: TaskTracker::new(),

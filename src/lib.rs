@@ -50,6 +50,7 @@ pub mod signing;
 pub mod sinks;
 pub mod store;
 pub mod strangers;
+pub mod tenure;
 pub mod upstream;
 pub mod visible;
 pub mod workers;

@@ -77,12 +77,37 @@ impl Previewed {
 }
 
 /// Connections that wait for the end of a parked call.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Waiters {
     by_call: Mutex<HashMap<CallId, Arc<Notify>>>,
+    by_agent: Mutex<HashMap<Arc<str>, usize>>,
+    most_per_agent: usize,
 }
 
 impl Waiters {
+    /// Nobody waits yet; of one agent's connections at most so many will at the same time.
+    pub fn new(most_per_agent: usize) -> Self {
+        Self {
+            by_call: Mutex::default(),
+            by_agent: Mutex::default(),
+            most_per_agent,
+        }
+    }
+
+    /// The right to hold a connection of an agent; `None` where it holds as many as it may.
+    pub fn hold(self: &Arc<Self>, agent: &Arc<str>) -> Option<Holding> {
+        let mut by_agent = self.by_agent.lock();
+        let held = by_agent.entry(Arc::clone(agent)).or_default();
+        if *held >= self.most_per_agent {
+            return None;
+        }
+        *held += 1;
+        Some(Holding {
+            waiters: Arc::clone(self),
+            agent: Arc::clone(agent),
+        })
+    }
+
     /// Something to wait on. Look at the call's state after asking for it, or its end may be missed.
     pub fn on(&self, call: &CallId) -> Arc<Notify> {
         Arc::clone(self.by_call.lock().entry(call.clone()).or_default())
@@ -109,10 +134,30 @@ impl Waiters {
     }
 }
 
+/// The right to hold one connection of an agent; given back when dropped.
+#[derive(Debug)]
+pub struct Holding {
+    waiters: Arc<Waiters>,
+    agent: Arc<str>,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let mut by_agent = self.waiters.by_agent.lock();
+        if let Some(held) = by_agent.get_mut(&self.agent) {
+            *held -= 1;
+            if *held == 0 {
+                by_agent.remove(&self.agent);
+            }
+        }
+    }
+}
+
 /// The approved calls that a task of this process is taking up, so that no second one does.
 #[derive(Debug, Clone, Default)]
 pub struct Resuming {
     calls: Arc<Mutex<HashSet<CallId>>>,
+    looked_up_to: Arc<Mutex<String>>,
 }
 
 /// The right to take up one call; given back when dropped.
@@ -126,6 +171,16 @@ impl Resuming {
     /// How many calls are being taken up.
     pub fn count(&self) -> usize {
         self.calls.lock().len()
+    }
+
+    /// The id up to which approved calls were looked at this time around; empty when it begins anew.
+    pub fn looked_up_to(&self) -> String {
+        self.looked_up_to.lock().clone()
+    }
+
+    /// Where to go on next time.
+    pub fn look_on_after(&self, call: String) {
+        *self.looked_up_to.lock() = call;
     }
 
     /// `None` while another task has the call.

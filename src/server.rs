@@ -42,6 +42,7 @@ use crate::{
     store, workers,
 };
 
+mod descriptors;
 mod watched;
 
 /// Connections for reading. Few: calls read only when they are parked, keyed, or name a run for the first time.
@@ -70,6 +71,8 @@ pub struct Gateway {
 /// # Errors
 /// When anything that a call would need is not there: a gateway that starts can serve.
 pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
+    let upstream = config.apis.values().map(|api| api.max_connections).sum();
+    let shares = descriptors::share(config.limits.max_connections, upstream)?;
     // Bound first, so that a taken address is told at once; nothing is accepted before all else stands.
     let agents = bind(config.agents_address, "agents").await?;
     let operators = bind(config.operators_address, "operators").await?;
@@ -112,8 +115,11 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         stop: stop.clone(),
         connections: connections.clone(),
     };
-    let listen = |listener, router, whose| {
-        let limits = app.config.limits.clone();
+    let listen = |listener, router, whose, most| {
+        let limits = Limits {
+            max_connections: most,
+            ..app.config.limits.clone()
+        };
         let metrics = Arc::clone(&app.metrics);
         let counting = move || metrics.connected(whose);
         accept(
@@ -128,11 +134,13 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         agents,
         routes::agents(Arc::clone(&app)),
         Listener::Agents,
+        shares.agents,
     ));
     tokio::spawn(listen(
         operators,
         routes::operators(Arc::clone(&app)),
         Listener::Operators,
+        shares.operators,
     ));
     tracing::info!(agents = %started.agents, operators = %started.operators, "serving");
     Ok(started)
@@ -149,19 +157,6 @@ fn checkpoints(config: &Config) -> anyhow::Result<Checkpoints> {
     })
 }
 
-/// Returns at Ctrl-C or SIGTERM.
-///
-/// # Errors
-/// When signals cannot be waited for.
-pub async fn ended() -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-        _ = terminate.recv() => {}
-    }
-    Ok(())
-}
-
 async fn bind(address: SocketAddr, whose: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!(
@@ -171,6 +166,23 @@ async fn bind(address: SocketAddr, whose: &str) -> anyhow::Result<TcpListener> {
 }
 
 impl Gateway {
+    /// Returns at Ctrl-C or SIGTERM. [`Gateway::stop`] is to be called then, and after an error too.
+    ///
+    /// # Errors
+    /// When another gateway has taken this one's place, or signals cannot be waited for.
+    pub async fn ended(&self) -> anyhow::Result<()> {
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => interrupted?,
+            _ = terminate.recv() => {}
+            () = self.app.recorder.tenure().superseded() => anyhow::bail!(
+                "another gateway has served this database while this one was cut off from it, so this one stopped; start it again if both were not meant"
+            ),
+        }
+        Ok(())
+    }
+
     /// Takes no new calls, lets those in flight finish or records what is known of them, then closes the database.
     pub async fn stop(self) {
         self.app.stopping.store(true, Ordering::Release);
@@ -187,6 +199,8 @@ impl Gateway {
                 "calls were still under way; their intents are recorded and the next start closes them"
             );
         }
+        // INVARIANT: before the lock goes. The next gateway may halt everything from that moment on.
+        self.app.kill_switches.close();
         for entry in self.app.strangers.turn() {
             let _ = self.app.recorder.note(entry).await;
         }

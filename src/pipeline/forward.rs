@@ -277,6 +277,7 @@ fn hold_to_halt(app: &App, call: &ToolCall, received: Received) -> Received {
         } if refusal.reason == Reason::Halted => {
             let refusal = match app.kill_switches.covering(&call.target()) {
                 Some(kill_switch) => authorize::halted(kill_switch),
+                None if !app.kill_switches.may_send() => not_ours(),
                 None => refusal,
             };
             Received::Failed {
@@ -288,6 +289,15 @@ fn hold_to_halt(app: &App, call: &ToolCall, received: Received) -> Received {
         }
         other => other,
     }
+}
+
+/// The gateway lost the right to send between the record and the moment of sending.
+fn not_ours() -> Refusal {
+    let mut refusal = Refusal::record_unavailable();
+    "This gateway is stopping, or was cut off from its database. Nothing was sent; the call may be made again."
+        .clone_into(&mut refusal.detail);
+    refusal.executed = Some(false);
+    refusal
 }
 
 /// Holds an answer against the contract and notes what is recorded of it. With the value of the body, where that was read.

@@ -303,8 +303,8 @@ fn taken_off(because: &str) -> Refusal {
 }
 
 /// Takes the call, through any number of lost connections. INVARIANT: only one task of this process is here for one
-/// call (`App::resuming`) and only one gateway serves a database, so a row that turns from `approved` to `executing`
-/// while we ask is our own claim.
+/// call (`App::resuming`), only one gateway serves a database, and one that has been superseded learns nothing more from it
+/// (`Recorder::is_healthy`), so a row that turns from `approved` to `executing` while we ask is our own claim.
 async fn claim(
     app: &Arc<App>,
     id: &CallId,

@@ -90,6 +90,15 @@ impl Place {
         }
     }
 
+    pub fn variables(&self, desk_url: String) -> [(&'static str, String); 4] {
+        [
+            ("TOOLGATE_HOME", self.home().display().to_string()),
+            ("TOOLGATE_MASTER_SECRET", MASTER.to_owned()),
+            ("DESK_URL", desk_url),
+            ("DESK_TOKEN", "desk-token".to_owned()),
+        ]
+    }
+
     /// Process number of the database's server.
     fn postgres(&self) -> u32 {
         let path = self.home().join("postgres/data/postmaster.pid");
@@ -147,9 +156,20 @@ impl Running {
     /// Starts it and waits for the line of output that names both addresses. `setpriv` becomes the program, which then
     /// ends with this process whatever happens to that.
     pub async fn start(arguments: &[&str], variables: &[(&str, String)]) -> Self {
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", PROGRAM])
-            .args(arguments)
+        Self::start_under(&[], arguments, variables).await
+    }
+
+    /// The same by a program that becomes the one named after its own arguments.
+    pub async fn start_under(
+        under: &[&str],
+        arguments: &[&str],
+        variables: &[(&str, String)],
+    ) -> Self {
+        let mut words = under.to_vec();
+        words.extend(["setpriv", "--pdeathsig", "KILL", PROGRAM]);
+        words.extend(arguments);
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .env("TOOLGATE_LOG", "info")
             .stdin(Stdio::null())
@@ -357,12 +377,8 @@ impl Stand {
     }
 
     fn variables(&self) -> [(&'static str, String); 4] {
-        [
-            ("TOOLGATE_HOME", self.place.home().display().to_string()),
-            ("TOOLGATE_MASTER_SECRET", MASTER.to_owned()),
-            ("DESK_URL", format!("http://{}", self.upstream.address)),
-            ("DESK_TOKEN", "desk-token".to_owned()),
-        ]
+        let url = format!("http://{}", self.upstream.address);
+        self.place.variables(url)
     }
 
     async fn start(&self) -> Running {

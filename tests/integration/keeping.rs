@@ -144,7 +144,7 @@ async fn old() -> Old {
         second.write(&mut owner, month(ago), calls()).await;
     }
     for (instance, at) in [(&first, month(9)), (&second, month(7))] {
-        sqlx::query("INSERT INTO toolgate.instances VALUES ($1, $2, $2)")
+        sqlx::query("INSERT INTO toolgate.instances (instance_id, started_at, settled_until, ended_at) VALUES ($1, $2, $2, now())")
             .bind(instance.instance.as_str())
             .bind(at.begins())
             .execute(&mut owner)

@@ -20,6 +20,7 @@ const ORDER: [(&[&str], &str); 16] = [
             "visible",
             "upstream",
             "postgres",
+            "tenure",
         ],
         "words and tools that know nothing of a gateway; the HTTP client and the database's process among them",
     ),
