@@ -83,7 +83,7 @@ SELECT
     parked.agent,
     parked.tool,
     parked.arguments,
-    parked.arguments_digest                                AS digest,
+    COALESCE(parked.detail ->> 'digest', parked.arguments_digest) AS digest,
     parked.detail -> 'tiers'                               AS tiers,
     parked.policies,
     parked.recorded_at                                     AS parked_at,
@@ -92,7 +92,8 @@ SELECT
     votes.decided_by,
     ending.outcome::text                                   AS outcome,
     ending.executed,
-    ending.recorded_at                                     AS ended_at
+    ending.recorded_at                                     AS ended_at,
+    parked.detail -> 'preview'                             AS preview
 FROM audit.entries AS parked
 LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object(

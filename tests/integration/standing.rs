@@ -383,6 +383,7 @@ async fn a_claim_names_everything_that_must_still_hold() {
     let claim = Claim {
         call: &id,
         digest: &row.digest,
+        approved_digest: &row.digest,
         contract_digest: &row.contract_digest,
         api: "desk",
         tool: &row.tool,

@@ -46,7 +46,7 @@ pub(in crate::http) async fn list(
 ) -> Result<Json<Value>, Refusal> {
     let operator = identify(&app, &headers)?;
     let action = OperatorAction::ReadApprovals;
-    allow(&app, &operator, action, OperatorContext::Empty).await?;
+    allow(&app, &operator, action, OperatorContext::Empty)?;
     let Query(listing) =
         listing.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
     let names = [&listing.run, &listing.agent, &listing.cursor];
@@ -92,7 +92,7 @@ pub(in crate::http) async fn show(
 ) -> Result<Json<Value>, Refusal> {
     let operator = identify(&app, &headers)?;
     let action = OperatorAction::ReadApprovals;
-    allow(&app, &operator, action, OperatorContext::Empty).await?;
+    allow(&app, &operator, action, OperatorContext::Empty)?;
     let row = permissions::find(&app, &id).await?;
     let what = json!({"permission": row.permission_id});
     reading::told(&app, &operator, "GET /v1/permissions/{permission}", what).await?;
@@ -121,7 +121,7 @@ pub(in crate::http) async fn revoke(
             consequence: &row.consequence,
             run: &row.run_id,
         });
-        allow(&app, &operator, OperatorAction::RevokePermission, context).await?;
+        allow(&app, &operator, OperatorAction::RevokePermission, context)?;
     }
     permissions::revoke(&app, row, &operator, reason).await?;
     Ok(Json(to_json(&permissions::find(&app, &id).await?)))
