@@ -120,17 +120,6 @@ impl World {
             .expect(200);
         list.body["data"].as_array().unwrap().len()
     }
-
-    /// Waits until the approval is in a state.
-    async fn is(&self, approval: &str, state: &str) {
-        for _ in 0..250 {
-            if self.shown("ada", approval).await["state"] == state {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("{approval} is not {state}");
-    }
 }
 
 #[tokio::test]
