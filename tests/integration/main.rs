@@ -52,5 +52,6 @@ mod stories;
 mod support;
 mod tampering;
 mod wire;
+mod withheld;
 mod work;
 mod work_approved;
