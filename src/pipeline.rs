@@ -3,6 +3,7 @@
 //! `record` turns it into a [`Recorded`], and `forward` takes nothing else.
 
 use std::{
+    net::IpAddr,
     panic::{AssertUnwindSafe, resume_unwind},
     sync::Arc,
 };
@@ -19,6 +20,7 @@ use crate::{
     contracts::{BodyFormat, UpstreamRequest},
     entry::Redacted,
     ids::CallId,
+    keys::KeyKind,
     killswitch::Target,
     reason::{Reason, Refusal},
     runs::Run,
@@ -45,7 +47,7 @@ pub use answer::Reply;
 pub use authorize::Permit;
 pub use by_hand::{ByHandAnswer, answer_by_hand};
 pub(crate) use contract::is_json;
-pub(crate) use identify::{agent, owner_of_key};
+pub(crate) use identify::{agent, owner_of_key, stranger};
 pub use park::{BY_OPERATOR, FOUND_EXECUTED, Kept, Standing, standing};
 pub use record::{Held, NotClaimed, Recorded};
 pub use resume::{may_claim, not_claimed, resume};
@@ -108,6 +110,8 @@ pub struct Arrival {
     pub wanted: Wanted,
     /// Its body, not yet read.
     pub body: Body,
+    /// Where its connection comes from.
+    pub source: Option<IpAddr>,
 }
 
 /// Who calls, and in which run.
@@ -179,6 +183,7 @@ impl ToolCall {
 /// One call from arrival to answer. Runs to its end whether or not the caller is still there.
 pub async fn handle(app: Arc<App>, arrival: Arrival) -> Reply {
     let mut trail = record::Trail::new(&arrival);
+    let source = arrival.source;
     let steps = AssertUnwindSafe(steps(&app, arrival, &mut trail)).catch_unwind();
     let refusal = match steps.await {
         Ok(Ok(reply)) => return reply,
@@ -190,6 +195,11 @@ pub async fn handle(app: Arc<App>, arrival: Arrival) -> Reply {
             "The gateway failed on this call before anything was sent. Tell an operator.",
         ),
     };
+    // Whoever is nobody's agent has made no call: there is no entry of one, and no id to ask for.
+    if trail.agent.is_none() && refusal.reason == Reason::Unauthenticated {
+        identify::stranger(&app, KeyKind::Agent, trail.route(), source).await;
+        return Reply::to_stranger(&refusal);
+    }
     let refusal = record::refusal(&app, &trail, refusal).await;
     Reply::refused(&refusal, &trail.call)
 }

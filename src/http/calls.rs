@@ -13,7 +13,7 @@ use futures::FutureExt as _;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::input::Named;
+use super::{Peer, input::Named};
 use crate::{
     app::App,
     clock,
@@ -59,6 +59,7 @@ pub(super) async fn call(
         wanted: Wanted::Tool { name: tool },
         headers: parts.headers,
         body,
+        source: parts.extensions.get::<Peer>().map(|peer| peer.0),
     };
     run(app, arrival).await.into_response()
 }

@@ -47,7 +47,7 @@ pub(super) async fn by_agents(
         return response;
     };
     if told.reason == Reason::Unauthenticated {
-        knocked(&app, KeyKind::Agent, asked, source).await;
+        pipeline::stranger(&app, KeyKind::Agent, asked, source).await;
         return response;
     }
     let Ok(agent) = pipeline::agent(&app, &headers, clock::now()) else {
@@ -84,19 +84,9 @@ pub(super) async fn by_operators(
         .get::<Told>()
         .is_some_and(|told| told.reason == Reason::Unauthenticated);
     if is_stranger {
-        knocked(&app, KeyKind::Operator, asked, source).await;
+        pipeline::stranger(&app, KeyKind::Operator, asked, source).await;
     }
     response
-}
-
-async fn knocked(app: &App, listener: KeyKind, asked: String, source: Option<IpAddr>) {
-    let now = clock::now();
-    let Some(entry) = app.strangers.knocked(listener, asked, source, now) else {
-        return;
-    };
-    if app.recorder.note(entry).await.is_err() {
-        tracing::error!("an attempt without a key could not be recorded");
-    }
 }
 
 /// The route without what stands in it: a path as it came may hold anything.

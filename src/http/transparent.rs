@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::calls::run;
+use super::{Peer, calls::run};
 use crate::{
     app::App,
     clock,
@@ -30,6 +30,7 @@ pub(super) async fn call(State(app): State<Arc<App>>, request: Request<Body>) ->
         },
         headers: parts.headers,
         body,
+        source: parts.extensions.get::<Peer>().map(|peer| peer.0),
     };
     run(app, arrival).await.into_response()
 }

@@ -86,6 +86,18 @@ impl Trail {
         }
     }
 
+    /// Method and route, never a path as it came.
+    pub fn route(&self) -> String {
+        let method = self
+            .request
+            .as_ref()
+            .and_then(|request| request.get("method"));
+        match method.and_then(Value::as_str) {
+            Some(method) => format!("{method} /{{api}}/{{path}}"),
+            None => "POST /v1/tools/{id}/calls".to_owned(),
+        }
+    }
+
     /// For a call that is taken up again.
     pub fn resumed(call: &ToolCall) -> Self {
         Self {

@@ -35,6 +35,7 @@ mod identity;
 mod keeping;
 mod keeping_roots;
 mod kill_switch;
+mod knocking;
 mod layers;
 mod load;
 mod outage;
