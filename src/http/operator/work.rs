@@ -19,7 +19,7 @@ use crate::{
     entry::{Entry, Kind},
     http::input::{self, Named},
     ids::CallId,
-    policy::{OperatorAction, OperatorContext},
+    policy::{OperatorAction, OperatorContext, OperatorResource},
     reason::{Reason, Refusal},
     resolving::{self, Finding, export},
     store::work::{Filter, WorkRow},
@@ -166,6 +166,17 @@ pub(in crate::http) async fn show(
     whole(&app, &call, &row, &operator).await.map(Json)
 }
 
+fn may_read(app: &App, operator: &str) -> bool {
+    app.policies
+        .decide_operator(
+            operator,
+            OperatorAction::ReadWork,
+            OperatorResource::Gateway,
+            OperatorContext::Empty,
+        )
+        .permitted
+}
+
 /// No record, no reading.
 async fn viewed(app: &App, entry: Entry) -> Result<(), Refusal> {
     app.recorder.commit(entry).await.map_err(|_unrecorded| {
@@ -213,6 +224,10 @@ async fn act<T: Send + 'static>(
         let entry = resolving::refused_entry(app, operator, action, id, refusal);
         if app.recorder.note(entry).await.is_err() {
             tracing::error!(operator = %operator, action, "a refused operator could not be recorded");
+        }
+        // Whoever may not read the list does not learn from a refusal what is on it.
+        if !may_read(app, operator) {
+            return Err(resolving::unknown());
         }
     }
     done
