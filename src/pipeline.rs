@@ -216,6 +216,9 @@ async fn steps(
     }
     match authorize::authorize(app, call, &authorize::Earned::none(), trail)? {
         authorize::Verdict::Permit(permit) => {
+            if let Some(kept) = same::waited_before(app, permit.call()).await? {
+                return Ok(telling::reply(app, permit.call(), kept).await);
+            }
             let before = before::read(app, permit.call()).await?;
             trail.has_begun = true;
             let recorded = match record::intent(app, permit, before).await? {

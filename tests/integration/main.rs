@@ -38,6 +38,7 @@ mod kill_switch;
 mod knocking;
 mod layers;
 mod load;
+mod once;
 mod outage;
 mod paths;
 mod probe;
