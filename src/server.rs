@@ -293,10 +293,8 @@ async fn answer(
     let is_last = is_ambiguous
         || request.headers().contains_key(header::UPGRADE)
         || *request.method() == Method::CONNECT;
-    // The gateway's own routes say where an attempt without a key came from.
-    if request.uri().path().starts_with("/v1/") {
-        request.extensions_mut().insert(routes::Peer(peer));
-    }
+    // So that it can be told where an attempt without a key came from.
+    request.extensions_mut().insert(routes::Peer(peer));
     let mut response = if is_ambiguous {
         Refusal::new(
             Reason::MalformedBody,

@@ -143,5 +143,5 @@ async fn who_may_not_read_the_work_list_learns_nothing_of_what_is_on_it() {
     assert_eq!(world.audit(refused).await.len(), 3);
     act(&world, "grace", &call, "claim", json!({}))
         .await
-        .problem(403, "denied_by_policy");
+        .problem(403, "self_approval");
 }
