@@ -16,7 +16,7 @@ use crate::{
     audit::Recorder,
     call::ClassRules,
     config::{self, Config, Credential},
-    contracts::{self, Catalog, Contract},
+    contracts::{self, Catalog, Contract, WhileHalted},
     delivery::Delivery,
     diagnostics::{Finding, SourceFile},
     ids::{KeyId, KillSwitchId},
@@ -54,6 +54,9 @@ pub struct Tool {
     pub answer_rules: Option<ClassRules>,
     /// The output schema as it describes what agents get.
     pub shown_output: Option<Value>,
+    /// Whether a call may have to wait for people, or one of a run that is still open had to before this start: then the same
+    /// request may be one that came before.
+    pub calls_may_wait: bool,
 }
 
 /// An API's client and what the gateway adds to every request.
@@ -293,8 +296,12 @@ impl App {
             rules.policies.canonical(),
         )
         .await?;
+        let waited = store::calls::tools_that_waited(&mut connection).await?;
         let mut tools = HashMap::new();
         for contract in rules.catalog.iter() {
+            let calls_may_wait = contract.while_halted == WhileHalted::WorkList
+                || rules.policies.may_park(&contract.name)
+                || waited.contains(&contract.name);
             let answer_rules = answer_rules(&config, contract);
             store::audit::keep_version(
                 &mut connection,
@@ -319,6 +326,7 @@ impl App {
                         .map(|schema| shown_schema(schema, &answer_rules.marked)),
                     answer_rules: (answer_rules != ClassRules::default()).then_some(answer_rules),
                     contract: Arc::clone(contract),
+                    calls_may_wait,
                 }),
             );
         }

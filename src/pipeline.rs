@@ -20,6 +20,7 @@ use crate::{
     contracts::{BodyFormat, UpstreamRequest},
     entry::Redacted,
     ids::CallId,
+    keys::KeyKind,
     killswitch::Target,
     metrics::{Lap, Step},
     reason::{Reason, Refusal},
@@ -49,7 +50,7 @@ pub use answer::Reply;
 pub use authorize::Permit;
 pub use by_hand::{ByHandAnswer, answer_by_hand};
 pub(crate) use contract::is_json;
-pub(crate) use identify::{agent, owner_of_key};
+pub(crate) use identify::{agent, owner_of_key, stranger};
 pub use park::{BY_OPERATOR, FOUND_EXECUTED, Kept, Standing, standing};
 pub(crate) use record::known_method;
 pub use record::{Held, NotClaimed, Recorded};
@@ -194,6 +195,7 @@ impl ToolCall {
 /// One call from arrival to answer. Runs to its end whether or not the caller is still there.
 pub async fn handle(app: Arc<App>, arrival: Arrival) -> Reply {
     let mut trail = record::Trail::new(&arrival);
+    let source = arrival.source;
     let steps = AssertUnwindSafe(steps(&app, arrival, &mut trail)).catch_unwind();
     let refusal = match steps.await {
         Ok(Ok(reply)) => return reply,
@@ -205,6 +207,11 @@ pub async fn handle(app: Arc<App>, arrival: Arrival) -> Reply {
             "The gateway failed on this call before anything was sent. Tell an operator.",
         ),
     };
+    // Whoever is nobody's agent has made no call: there is no entry of one, and no id to ask for.
+    if trail.agent.is_none() && refusal.reason == Reason::Unauthenticated {
+        identify::stranger(&app, KeyKind::Agent, trail.route(), source).await;
+        return Reply::to_stranger(&refusal);
+    }
     let refusal = record::refusal(&app, &trail, refusal).await;
     Reply::refused(&refusal, &trail.call)
 }
@@ -226,6 +233,10 @@ async fn steps(
     lap.then(Step::Authorize);
     match authorize::authorize(app, call, &authorize::Earned::none(), trail)? {
         authorize::Verdict::Permit(permit) => {
+            if let Some(kept) = same::waited_before(app, permit.call()).await? {
+                lap.end();
+                return Ok(telling::reply(app, permit.call(), kept).await);
+            }
             lap.then(Step::Before);
             let before = before::read(app, permit.call()).await?;
             trail.has_begun = true;

@@ -120,6 +120,13 @@ impl Policies {
         self.texts.keys().map(String::as_str)
     }
 
+    /// Whether any agent's call of this tool may be parked: whether a policy with `@approval` can apply to it.
+    pub fn may_park(&self, tool: &str) -> bool {
+        self.tools
+            .get(tool)
+            .is_some_and(|tool| self.slices.park(&tool.columns))
+    }
+
     fn evaluate<'s>(
         &self,
         request: &Request,

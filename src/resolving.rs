@@ -65,12 +65,16 @@ pub async fn list(app: &App, filter: &Filter<'_>, limit: i64) -> Result<Vec<Work
         .map_err(|error| away(&error))
 }
 
+/// The answer where there is no such item, or none that the operator may know of.
+pub fn unknown() -> Refusal {
+    Refusal::new(Reason::NotFound, "There is no work item of this id.")
+}
+
 /// The item of that call.
 ///
 /// # Errors
 /// `not_found`, or the database is away.
 pub async fn find(app: &App, id: &str) -> Result<(CallId, WorkRow), Refusal> {
-    let unknown = || Refusal::new(Reason::NotFound, "There is no work item of this id.");
     let call: CallId = id.parse().map_err(|_not_an_id| unknown())?;
     let filter = Filter {
         call: Some(id),

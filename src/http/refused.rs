@@ -45,7 +45,7 @@ pub(super) async fn by_agents(
         return response;
     };
     let Some(agent) = agent else {
-        knocked(&app, KeyKind::Agent, asked).await;
+        pipeline::stranger(&app, KeyKind::Agent, asked.request, asked.source).await;
         return response;
     };
     let entry = Entry {
@@ -75,7 +75,7 @@ pub(super) async fn by_operators(
         return response;
     };
     let Some(operator) = operator else {
-        knocked(&app, KeyKind::Operator, asked).await;
+        pipeline::stranger(&app, KeyKind::Operator, asked.request, asked.source).await;
         return response;
     };
     if told.reason == Reason::RecordUnavailable {
@@ -92,17 +92,6 @@ pub(super) async fn by_operators(
         return Refusal::record_unavailable().into_response();
     }
     response
-}
-
-async fn knocked(app: &App, listener: KeyKind, asked: Asked) {
-    let now = clock::now();
-    let strangers = &app.strangers;
-    let Some(entry) = strangers.knocked(listener, asked.request, asked.source, now) else {
-        return;
-    };
-    if app.recorder.note(entry).await.is_err() {
-        tracing::error!("an attempt without a key could not be recorded");
-    }
 }
 
 /// Stands beside the answer where the path is none of this listener's.

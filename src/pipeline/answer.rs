@@ -1,5 +1,5 @@
 //! The last step: what the caller gets. The transparent route answers exactly as the API did; the tool-call route says in
-//! words what became of the call. Every answer names the call.
+//! words what became of the call. Every answer to a known agent names the call.
 
 use axum::{
     body::Body,
@@ -29,6 +29,11 @@ impl Reply {
     pub fn refused(refusal: &Refusal, call: &CallId) -> Self {
         let named = refusal.call.as_ref().unwrap_or(call);
         Self::of(problem::response(refusal, Some(call)), named)
+    }
+
+    /// The answer of a request that is no call, because nobody that is known made it.
+    pub fn to_stranger(refusal: &Refusal) -> Self {
+        Self(problem::response(refusal, None))
     }
 
     fn of(mut response: Response, call: &CallId) -> Self {

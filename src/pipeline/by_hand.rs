@@ -298,7 +298,7 @@ pub async fn answer_by_hand(
         run: run.as_deref(),
         is_agent: true,
     };
-    shown::show(app, asker, &mut answer, (!value.is_null()).then_some(value)).await;
+    shown::show(app, asker, &mut answer, (!value.is_null()).then_some(value)).await?;
     let sealed = app
         .keyring
         .seal(call.as_str(), &answer.to_bytes())

@@ -202,8 +202,15 @@ async fn send(
     };
     Ok(match hold_to_contract(app, call, answer) {
         (Received::Whole(mut answer), value) => {
-            shown::show(app, shown::Asker::of(call), &mut answer, value).await;
-            Received::Whole(answer)
+            match shown::show(app, shown::Asker::of(call), &mut answer, value).await {
+                Ok(()) => Received::Whole(answer),
+                Err(refusal) => Received::Failed {
+                    refusal,
+                    outcome: Outcome::Failed,
+                    status: Some(answer.status.as_u16()),
+                    seen: answer.seen,
+                },
+            }
         }
         (other, _) => other,
     })

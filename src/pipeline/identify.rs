@@ -1,14 +1,14 @@
 //! Step one: from a credential to an agent and a run. All failures are one answer, so that nothing can be learnt by
 //! trying.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, header};
 
 use super::{Caller, record::Trail};
 use crate::{
     app::App,
-    clock::Timestamp,
+    clock::{self, Timestamp},
     config::Agent,
     ids::RunId,
     keys::KeyKind,
@@ -48,6 +48,16 @@ pub(crate) fn agent(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Ar
     };
     let owner = owner_of_key(app, KeyKind::Agent, headers, now).ok_or_else(refused)?;
     app.config.agents.get(&owner).cloned().ok_or_else(refused)
+}
+
+/// Takes note of an attempt without a key that is in force. `asked` is method and route, never a path as it came.
+pub(crate) async fn stranger(app: &App, listener: KeyKind, asked: String, source: Option<IpAddr>) {
+    let Some(entry) = app.strangers.knocked(listener, asked, source, clock::now()) else {
+        return;
+    };
+    if app.recorder.note(entry).await.is_err() {
+        tracing::error!("an attempt without a key could not be recorded");
+    }
 }
 
 /// The name behind the bearer key of a request (RFC 6750), if it is in force and of this kind. Two

@@ -25,7 +25,6 @@ use crate::{
         self,
         calls::{Ending, NewCall},
     },
-    strangers::Called,
     upstream::StreamEnd,
 };
 
@@ -51,8 +50,6 @@ pub(super) struct Trail {
     pub words: Option<String>,
     /// Its opening entry was handed over: a fault from here on must not make a second one.
     pub has_begun: bool,
-    /// From where it came.
-    source: Option<IpAddr>,
     /// Method and API of a request that matched no tool. Never its path or query, which may hold anything.
     request: Option<Value>,
 }
@@ -85,8 +82,19 @@ impl Trail {
             digest: None,
             words: None,
             has_begun: false,
-            source: arrival.source,
             request,
+        }
+    }
+
+    /// Method and route, never a path as it came.
+    pub fn route(&self) -> String {
+        let method = self
+            .request
+            .as_ref()
+            .and_then(|request| request.get("method"));
+        match method.and_then(Value::as_str) {
+            Some(method) => format!("{method} /{{api}}/{{path}}"),
+            None => "POST /v1/tools/{id}/calls".to_owned(),
         }
     }
 
@@ -104,7 +112,6 @@ impl Trail {
             digest: Some(Arc::clone(&call.digest)),
             words: call.words.clone(),
             has_begun: true,
-            source: None,
             request: None,
         }
     }
@@ -124,20 +131,8 @@ fn violations(marks: Option<&Marks>, errors: &[FieldError]) -> Vec<Value> {
 /// Records a refusal. Gives the refusal that the caller gets: the same one, unless it cannot be recorded at all.
 pub(super) async fn refusal(app: &App, trail: &Trail, refusal: Refusal) -> Refusal {
     let now = clock::now();
-    let is_stranger = trail.agent.is_none() && refusal.reason == Reason::Unauthenticated;
-    if is_stranger && let Called::Counted(first) = app.strangers.called(trail.source, now) {
-        if let Some(entry) = first
-            && app.recorder.note(entry).await.is_err()
-        {
-            tracing::error!("calls without a key could not be recorded");
-        }
-        return refusal;
-    }
     let mut detail = refusal.audit_detail.clone();
-    if is_stranger {
-        let method = trail.request.as_ref().and_then(|it| it.get("method"));
-        detail = Some(json!({ "method": method, "source": trail.source }));
-    } else if !refusal.errors.is_empty() {
+    if !refusal.errors.is_empty() {
         let marks = trail.tool.as_ref().map(|tool| &tool.marks);
         detail = Some(json!({ "errors": violations(marks, &refusal.errors) }));
     } else if trail.tool.is_none() && detail.is_none() {

@@ -84,6 +84,37 @@ pub(super) async fn same_key(app: &App, call: &ToolCall) -> Result<Option<Kept>,
     }
 }
 
+/// The call that came before with the same arguments in the same run, has no key either, and was kept because it had to wait, for
+/// people's votes or for their hands. Whatever has become of it, this one must not be sent as well. Only a tool whose calls may have
+/// to wait is looked for.
+pub(super) async fn waited_before(app: &App, call: &ToolCall) -> Result<Option<Kept>, Refusal> {
+    if call.idempotency_key.is_some() || !call.tool.calls_may_wait {
+        return Ok(None);
+    }
+    let away = |error: store::StoreError| {
+        tracing::warn!(%error, "a kept call could not be looked up");
+        Refusal::record_unavailable()
+    };
+    let mut digests = vec![call.digest.to_string()];
+    digests.extend(older(app, call));
+    let mut connection = app
+        .pool
+        .acquire()
+        .await
+        .map_err(|error| away(error.into()))?;
+    let found = store::calls::same_request(
+        &mut connection,
+        &call.caller.agent.name,
+        None,
+        &call.caller.run.id,
+        &digests,
+    )
+    .await
+    .map_err(away)?;
+    drop(connection);
+    found.map(|row| standing(app, row)).transpose()
+}
+
 /// The digests that this call would have had before the rotations.
 pub(super) fn older(app: &App, call: &ToolCall) -> Vec<String> {
     older_digests(app, &call.caller, &call.tool, &call.arguments)

@@ -30,11 +30,14 @@ pub(super) struct Slice {
     policies: PolicySet,
     /// What any of them reads of the context.
     pub(super) reads: Reads,
+    /// Whether any of them holds calls back for an approval.
+    parks: bool,
 }
 
 impl Slice {
     pub(super) fn add(&mut self, policy: &Policy, reads: Reads) -> Result<(), Box<PolicySetError>> {
         self.reads = self.reads | reads;
+        self.parks |= policy.annotation("approval").is_some();
         self.policies.add(policy.clone()).map_err(Box::new)
     }
 
@@ -112,6 +115,13 @@ impl Slices {
             .chain(named)
             .filter_map(|column| self.column_numbers.get(&column).copied())
             .collect()
+    }
+
+    /// Whether any slice of these columns holds calls back for an approval.
+    pub(super) fn park(&self, columns: &[usize]) -> bool {
+        self.cells
+            .iter()
+            .any(|((_, column), slice)| slice.parks && columns.contains(column))
     }
 
     /// The slices at the crossings of these rows and columns.

@@ -1,13 +1,17 @@
 //! Finds credentials and personal data in text that no contract marks: one automaton proposes, exact checks decide. It leans
-//! towards few false alarms for numbers (checksums, plausible ranges) and towards many for credentials.
+//! towards few false alarms for numbers (checksums, plausible ranges) and towards many for credentials. It reads a text plainly
+//! (`plain`), so that no spelling hides a value.
 
 use std::{borrow::Cow, ops::Range, sync::LazyLock};
 
 use regex_automata::{Input, meta::Regex};
 
 mod checks;
+mod names;
+mod plain;
 
-use checks::{card, iban, phone, secret_value, ssn};
+use checks::{basic, bearer, card, email, iban, phone, secret_value, ssn, userinfo};
+use plain::{Plain, folded};
 
 /// A sensitive part of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,12 +63,16 @@ const fn pii(kind: &'static str, pattern: &'static str, check: Check) -> Detecto
 const DETECTORS: [Detector; 14] = [
     secret(
         "private_key",
-        r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY-----(?:[^-]|-[^-])*(?:-----END [A-Z0-9 ]{0,30}PRIVATE KEY-----)?",
+        r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----(?:[^-]|-[^-])*(?:-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----)?",
         whole,
     ),
+    // Signed (RFC 7515) and encrypted (RFC 7516).
     secret(
         "jwt",
-        r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*",
+        concat!(
+            r"eyJ[A-Za-z0-9_-]{8,}\.(?:eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*",
+            r"|[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{16,})",
+        ),
         whole,
     ),
     // The forms that the providers give their keys, so that such a key is known when it is seen.
@@ -82,24 +90,35 @@ const DETECTORS: [Detector; 14] = [
     ),
     secret(
         "credential",
-        r"(?i:bearer|basic)[ +][A-Za-z0-9._~+/=-]{16,}",
-        secret_value,
+        r"(?i:bearer)[ +][A-Za-z0-9._~+/=-]{16,}",
+        bearer,
     ),
-    // The user's name and password in a URL.
     secret(
         "credential",
-        r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{1,100}:[^\s/@]{1,200}@",
-        whole,
+        r"(?i:basic)[ +][A-Za-z0-9+/_-]{4,}={0,2}",
+        basic,
+    ),
+    // The user's name, which may be empty, and password in a URL. Both may hold what should have been escaped.
+    secret(
+        "credential",
+        r#"[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/:@"'<>]{0,100}:[^\s@"'<>]{1,200}@(?:[^\s/@?#"'<>]{1,200}@)?"#,
+        userinfo,
     ),
     secret(
         "password",
-        r#"(?i:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|credentials?|access[_-]?key)(?:["'\\]{0,3}\s{0,3}[:=]\s{0,3}|\s+is\s+)["'\\]{0,3}[^\s"',;&}\\]{6,200}"#,
+        concat!(
+            r"(?i:passw(?:or)?ds?|passphrases?|passcodes?|pwd|secrets?|tokens?|credentials?|(?:api|access|secret|private)[_-]?keys?)",
+            r#"(?:["'\\]{0,3}\s{0,3}[:=]\s{0,3}|\s+is\s+)["'\\]{0,3}[^\s"',;&}\\]{1,200}"#,
+        ),
         secret_value,
     ),
     pii(
         "email",
-        r"[A-Za-z0-9._+-]{1,64}(?:@|%40)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,5}\.[A-Za-z]{2,24}",
-        whole,
+        concat!(
+            r"[A-Za-z0-9._+\x01-]{1,64}(?:@|%40)[A-Za-z0-9\x01-]{1,63}(?:\.[A-Za-z0-9\x01-]{1,63}){0,5}",
+            r"\.(?:xn--[A-Za-z0-9-]{2,59}|[A-Za-z\x01]{2,63})",
+        ),
+        email,
     ),
     pii(
         "iban",
@@ -110,13 +129,7 @@ const DETECTORS: [Detector; 14] = [
     pii("phone", r"(?:\+|00)[1-9](?:[ ().-]{0,2}[0-9]){6,14}", phone),
     pii("phone", r"\([0-9]{3}\) ?[0-9]{3}[ .-][0-9]{4}", phone),
     pii("phone", r"[0-9]{3}[.-][0-9]{3}[.-][0-9]{4}", phone),
-    pii("card", r"[0-9](?:[ -]?[0-9]){12,30}", card),
-    // Digits of the width that some keyboards give, and groups set apart by spaces that do not break.
-    pii(
-        "card",
-        r"(?:[0-9０-９][ \u{a0}\u{2009}\u{202f}\u{2010}-\u{2014}\u{200b}-\u{200d}\u{2060}\u{ad}]{0,2}){13,19}",
-        card,
-    ),
+    pii("card", r"[0-9](?:[ \t\r\n./_-]{0,3}[0-9]){12,30}", card),
 ];
 
 static AUTOMATON: LazyLock<Option<Regex>> = LazyLock::new(|| {
@@ -133,19 +146,44 @@ pub fn ready() -> bool {
 
 /// The sensitive parts of a text, in order and without overlap. `field` is the name under which it stood, if it had one.
 pub fn find(field: Option<&str>, text: &str) -> Vec<Finding> {
-    let mut found = Vec::new();
-    if text.len() < 6 {
-        return found;
-    }
-    if field.is_some_and(checks::is_secret_name) && checks::looks_secret(text) && !is_token(text) {
-        found.push(Finding {
+    let is_secret = field.is_some_and(|name| names::is_secret(name, text));
+    if is_secret && with_kind(text) != Some(text.len()) {
+        return vec![Finding {
             range: 0..text.len(),
             class: "secret",
             kind: "password",
-        });
-        return found;
+        }];
     }
-    let Some(automaton) = AUTOMATON.as_ref() else {
+    let Some(plain) = Plain::of(text) else {
+        return search(text);
+    };
+    let mut found = search(&plain.text);
+    let mut end = 0;
+    for finding in &mut found {
+        let place = plain.place(text, &finding.range);
+        finding.range = place.start.max(end)..place.end.max(end);
+        end = finding.range.end;
+    }
+    found.retain(|finding| !finding.range.is_empty());
+    found
+}
+
+/// Whether a number under this name may be a secret, whatever it is.
+pub fn is_secret_name(name: &str) -> bool {
+    names::may_be_secret(name)
+}
+
+/// The digest in a whole value that is a token, with or without a kind. Whether the gateway wrote it only its digests tell.
+pub fn digest_of_token(text: &str) -> Option<&str> {
+    is_token(text)
+        .then(|| text.get(text.len().checked_sub(32)?..))
+        .flatten()
+}
+
+/// What the automaton and the checks find in a plain text.
+fn search(text: &str) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let Some(automaton) = AUTOMATON.as_ref().filter(|_| text.len() >= 5) else {
         return found;
     };
     let mut at = 0;
@@ -236,10 +274,11 @@ fn digest(text: &str) -> bool {
 /// One spelling for one value, so that it has one token however it was written.
 pub fn normal_form<'a>(kind: &str, text: &'a str) -> Cow<'a, str> {
     match kind {
-        "email" => Cow::Owned(text.replace("%40", "@").to_ascii_lowercase()),
-        "card" | "us_ssn" | "phone" => Cow::Owned(checks::digits(text)),
+        "email" => Cow::Owned(folded(text).replace("%40", "@").to_lowercase()),
+        "card" | "us_ssn" | "phone" => Cow::Owned(checks::digits(&folded(text))),
         "iban" => Cow::Owned(
-            text.chars()
+            folded(text)
+                .chars()
                 .filter(char::is_ascii_alphanumeric)
                 .collect::<String>()
                 .to_ascii_uppercase(),

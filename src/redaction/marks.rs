@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
+use crate::call::{ByClass, ClassRule};
+
 /// How deep references may lead into each other before a schema counts as recursive.
 const MAX_REFERENCES: usize = 16;
 
@@ -46,6 +48,40 @@ impl Marks {
     /// Whether nothing is marked.
     pub fn is_empty(&self) -> bool {
         self.root.is_empty()
+    }
+
+    /// Whether any place is marked with a class that has a rule other than `pass`.
+    pub fn has_rule(&self, rules: &ByClass) -> bool {
+        fn any(mark: &Mark, rules: &ByClass) -> bool {
+            let below = mark
+                .properties
+                .values()
+                .chain(mark.additional.as_deref())
+                .chain(mark.items.as_deref())
+                .chain(&mark.also);
+            mark.class
+                .as_deref()
+                .is_some_and(|class| rules.of(class) != ClassRule::Pass)
+                || below.into_iter().any(|mark| any(mark, rules))
+        }
+        any(&self.root, rules)
+    }
+
+    /// The marks of each name, wherever it stands.
+    pub(super) fn by_name(&self) -> HashMap<&str, Vec<&Mark>> {
+        fn gather<'a>(mark: &'a Mark, named: &mut HashMap<&'a str, Vec<&'a Mark>>) {
+            for (name, child) in &mark.properties {
+                named.entry(name).or_default().push(child);
+                gather(child, named);
+            }
+            let below = mark.additional.as_deref().into_iter();
+            for child in below.chain(mark.items.as_deref()).chain(&mark.also) {
+                gather(child, named);
+            }
+        }
+        let mut named = HashMap::new();
+        gather(&self.root, &mut named);
+        named
     }
 
     /// The pointer to the value, marked as a whole, inside of which a pointer leads, if it leads into one.

@@ -25,6 +25,12 @@ impl Tokens {
             self.0.push(token);
         }
     }
+
+    /// Whether a whole value is one of these. A value that only looks like one may be a secret.
+    fn made(&self, text: &str) -> bool {
+        detectors::digest_of_token(text)
+            .is_some_and(|digest| self.0.iter().any(|made| made == digest))
+    }
 }
 
 /// Whether a value can be recorded as it is, but for its length as a whole.
@@ -32,7 +38,7 @@ pub(super) fn is_clean(name: Option<&str>, value: &Value, longest: usize) -> boo
     match value {
         Value::String(text) => text.len() <= longest && detectors::find(name, text).is_empty(),
         Value::Number(number) => {
-            !may_be_card(number) || detectors::find(name, &number.to_string()).is_empty()
+            !may_be_sensitive(name, number) || detectors::find(name, &number.to_string()).is_empty()
         }
         Value::Array(items) => items.iter().all(|item| is_clean(name, item, longest)),
         Value::Object(object) => object.iter().all(|(name, child)| {
@@ -44,11 +50,13 @@ pub(super) fn is_clean(name: Option<&str>, value: &Value, longest: usize) -> boo
     }
 }
 
-/// Thirteen digits or more.
-pub(super) fn may_be_card(number: &serde_json::Number) -> bool {
+/// Thirteen digits or more before the point, or anything under the name of a secret.
+pub(super) fn may_be_sensitive(name: Option<&str>, number: &serde_json::Number) -> bool {
+    const THIRTEEN_DIGITS: f64 = 1e12;
     number
-        .as_u64()
-        .is_some_and(|number| number >= 1_000_000_000_000)
+        .as_f64()
+        .is_some_and(|number| number.abs() >= THIRTEEN_DIGITS)
+        || name.is_some_and(detectors::is_secret_name)
 }
 
 /// A copy of the value without anything sensitive and without texts that are too long.
@@ -62,12 +70,14 @@ pub(super) fn cleaned(marks: &Marks, value: &Value, with: &Redactor, tokens: &mu
 /// Replaces what the detectors find in every string, number and name.
 pub(super) fn scan(name: Option<&str>, value: &mut Value, with: &Redactor, tokens: &mut Tokens) {
     match value {
+        // What a mark has made a token of already.
+        Value::String(text) if tokens.made(text) => {}
         Value::String(text) => {
             if let Some(clean) = replaced(name, text, with, tokens, with.caps.text_bytes) {
                 *text = clean;
             }
         }
-        Value::Number(number) if may_be_card(number) => {
+        Value::Number(number) if may_be_sensitive(name, number) => {
             let text = number.to_string();
             if let Some(clean) = replaced(name, &text, with, tokens, with.caps.text_bytes) {
                 *value = Value::String(clean);

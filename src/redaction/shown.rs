@@ -1,19 +1,22 @@
 //! What somebody other than the records gets to see of a value: a rule for each class of what is marked or detected. Agents see
 //! answers through it, approvers the arguments of parked calls.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Value, json};
 
 use super::{
     detectors::{self, Finding},
     marks::{Mark, Marks, below, classes, classes_of, items},
-    pass::may_be_card,
+    pass::may_be_sensitive,
 };
 use crate::call::{ByClass, ClassRule, ClassRules};
 
 /// Makes a reference for a value of a class; nothing where there can be none, and the value is masked then.
 type Refer<'a> = dyn FnMut(&str, &Value) -> Option<String> + Send + 'a;
+
+/// Marks that hold wherever a name stands.
+type Named<'a> = HashMap<&'a str, Vec<&'a Mark>>;
 
 /// One look at a value under rules.
 pub struct View<'a> {
@@ -46,7 +49,17 @@ impl<'a> View<'a> {
 
     /// Makes the value what is seen of it.
     pub fn apply(&mut self, marks: &Marks, value: &mut Value) {
-        if !self.keeps(&[&marks.root], None, value) {
+        self.apply_named(marks, &HashMap::new(), value);
+    }
+
+    /// The same, of a value that does not fit the schema which the marks are from: a name that is marked in one place is marked in
+    /// each.
+    pub fn apply_anywhere(&mut self, marks: &Marks, value: &mut Value) {
+        self.apply_named(marks, &marks.by_name(), value);
+    }
+
+    fn apply_named(&mut self, marks: &Marks, anywhere: &Named<'_>, value: &mut Value) {
+        if !self.keeps(&[&marks.root], anywhere, None, value) {
             *value = Value::Null;
         }
     }
@@ -61,7 +74,13 @@ impl<'a> View<'a> {
     }
 
     /// Makes a part what is seen of it; false where that is nothing.
-    fn keeps(&mut self, here: &[&Mark], name: Option<&str>, value: &mut Value) -> bool {
+    fn keeps(
+        &mut self,
+        here: &[&Mark],
+        anywhere: &Named<'_>,
+        name: Option<&str>,
+        value: &mut Value,
+    ) -> bool {
         let strictest = here
             .iter()
             .flat_map(|mark| classes(mark))
@@ -89,7 +108,7 @@ impl<'a> View<'a> {
                 Some(None) => return false,
                 None => {}
             },
-            Value::Number(number) if may_be_card(number) => {
+            Value::Number(number) if may_be_sensitive(name, number) => {
                 let text = number.to_string();
                 match self.detected(name, &text) {
                     Some(Some(seen)) if seen != text => *value = Value::String(seen),
@@ -99,13 +118,17 @@ impl<'a> View<'a> {
             }
             Value::Array(list) => {
                 let below: Vec<&Mark> = here.iter().flat_map(|mark| items(mark)).collect();
-                list.retain_mut(|item| self.keeps(&below, name, item));
+                list.retain_mut(|item| self.keeps(&below, anywhere, name, item));
             }
             Value::Object(object) => {
                 object.retain(|name, child| {
-                    let below: Vec<&Mark> =
-                        here.iter().flat_map(|mark| below(mark, name)).collect();
-                    self.keeps(&below, Some(name), child)
+                    let named = anywhere.get(name.as_str()).into_iter().flatten().copied();
+                    let below: Vec<&Mark> = here
+                        .iter()
+                        .flat_map(|mark| below(mark, name))
+                        .chain(named)
+                        .collect();
+                    self.keeps(&below, anywhere, Some(name), child)
                 });
                 let sensitive: Vec<String> = object
                     .keys()

@@ -150,6 +150,22 @@ pub async fn same_request(
     }
 }
 
+/// The tools of which calls without a key were kept in runs that are still open.
+///
+/// # Errors
+/// When the database is away.
+pub async fn tools_that_waited(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    let tools = sqlx::query_scalar!(
+        "SELECT DISTINCT c.tool
+         FROM toolgate.runs r JOIN toolgate.calls c USING (run_id)
+         WHERE r.ended_at IS NULL AND (r.expires_at IS NULL OR r.expires_at > now())
+           AND c.idempotency_key IS NULL AND NOT c.key_forgotten"
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(tools)
+}
+
 /// How a kept call ended.
 #[derive(Debug, Clone)]
 pub struct Ending {

@@ -310,8 +310,10 @@ async fn a_halted_call_is_done_by_hand_and_never_by_the_gateway() {
             .refund(Some(&run), 700)
             .header("prefer", "respond-async"),
     )
-    .await;
-    assert_eq!(world.received("POST /refunds"), 2, "{}", again.body);
+    .await
+    .expect(201);
+    assert_eq!(again.header("toolgate-executed-by"), "operator");
+    assert_eq!(world.received("POST /refunds"), 1, "{}", again.body);
     let row = world.call_row(&call).await;
     assert_eq!(row["outcome"], "completed");
     assert_eq!(row["outcome_detail"]["executed_by"], "operator");

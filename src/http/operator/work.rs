@@ -19,7 +19,7 @@ use crate::{
     entry::{Entry, Kind},
     http::input::{self, Named},
     ids::CallId,
-    policy::{OperatorAction, OperatorContext},
+    policy::{OperatorAction, OperatorContext, OperatorResource},
     reason::{Reason, Refusal},
     resolving::{self, Finding, export},
     store::work::{Filter, WorkRow},
@@ -165,6 +165,17 @@ pub(in crate::http) async fn show(
     whole(&app, &call, &row, &operator).await.map(Json)
 }
 
+fn may_read(app: &App, operator: &str) -> bool {
+    app.policies
+        .decide_operator(
+            operator,
+            OperatorAction::ReadWork,
+            OperatorResource::Gateway,
+            OperatorContext::Empty,
+        )
+        .permitted
+}
+
 /// No record, no reading.
 async fn viewed(app: &App, entry: Entry) -> Result<(), Refusal> {
     app.recorder.commit(entry).await.map_err(|_unrecorded| {
@@ -194,6 +205,8 @@ async fn whole(
 
 /// Runs an act in a task of its own, so that an operator who hangs up does not stop it half-way.
 async fn act<T: Send + 'static>(
+    app: &App,
+    operator: &str,
     work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
 ) -> Result<T, Refusal> {
     let done = tokio::spawn(work).await.unwrap_or_else(|_panic| {
@@ -202,7 +215,21 @@ async fn act<T: Send + 'static>(
             "The gateway failed on this. Read the item before you try again.",
         ))
     });
-    done.map_err(|refusal| refused("resolve", refusal))
+    done.map_err(|refusal| {
+        let is_denied = matches!(
+            refusal.reason,
+            Reason::DeniedByPolicy | Reason::SelfApproval
+        );
+        // Whoever may not read the list does not learn from a refusal what is on it. The entry tells why.
+        if is_denied && !may_read(app, operator) {
+            let mut hidden = resolving::unknown();
+            hidden.policies = refusal.policies;
+            hidden.audit_detail =
+                Some(json!({"action": "resolve", "because": refusal.reason.code()}));
+            return hidden;
+        }
+        refused("resolve", refusal)
+    })
 }
 
 pub(in crate::http) async fn claim(
@@ -215,7 +242,7 @@ pub(in crate::http) async fn claim(
         let (app, id, operator) = (Arc::clone(&app), id.clone(), Arc::clone(&operator));
         async move { resolving::claim(&app, &id, &operator).await }
     };
-    let (call, row) = act(work).await?;
+    let (call, row) = act(&app, &operator, work).await?;
     whole(&app, &call, &row, &operator).await.map(Json)
 }
 
@@ -239,7 +266,7 @@ pub(in crate::http) async fn release(
         let (app, id, operator) = (Arc::clone(&app), id.clone(), Arc::clone(&operator));
         async move { resolving::release(&app, &id, &operator, note).await }
     };
-    let row = act(work).await?;
+    let row = act(&app, &operator, work).await?;
     Ok(Json(export::to_json(&row)))
 }
 
@@ -280,7 +307,7 @@ pub(in crate::http) async fn resolve(
         let (app, id, operator) = (Arc::clone(&app), id.clone(), Arc::clone(&operator));
         async move { resolving::resolve(&app, &id, &operator, finding).await }
     };
-    let row = act(work).await?;
+    let row = act(&app, &operator, work).await?;
     Ok(Json(export::to_json(&row)))
 }
 

@@ -2,100 +2,48 @@
 
 use std::ops::Range;
 
-/// The lengths of IBANs by country (ISO 13616 registry), for countries with more than a few accounts.
-const IBAN_LENGTHS: [(&str, usize); 62] = [
-    ("AD", 24),
-    ("AE", 23),
-    ("AL", 28),
-    ("AT", 20),
-    ("AZ", 28),
-    ("BA", 20),
-    ("BE", 16),
-    ("BG", 22),
-    ("BH", 22),
-    ("BR", 29),
-    ("BY", 28),
-    ("CH", 21),
-    ("CR", 22),
-    ("CY", 28),
-    ("CZ", 24),
-    ("DE", 22),
-    ("DK", 18),
-    ("DO", 28),
-    ("EE", 20),
-    ("EG", 29),
-    ("ES", 24),
-    ("FI", 18),
-    ("FO", 18),
-    ("FR", 27),
-    ("GB", 22),
-    ("GE", 22),
-    ("GI", 23),
-    ("GL", 18),
-    ("GR", 27),
-    ("GT", 28),
-    ("HR", 21),
-    ("HU", 28),
-    ("IE", 22),
-    ("IL", 23),
-    ("IQ", 23),
-    ("IS", 26),
-    ("IT", 27),
-    ("JO", 30),
-    ("KW", 30),
-    ("KZ", 20),
-    ("LB", 28),
-    ("LI", 21),
-    ("LT", 20),
-    ("LU", 20),
-    ("LV", 21),
-    ("MC", 27),
-    ("MD", 24),
-    ("ME", 22),
-    ("MK", 19),
-    ("MT", 31),
-    ("NL", 18),
-    ("NO", 15),
-    ("PL", 28),
-    ("PT", 25),
-    ("QA", 29),
-    ("RO", 24),
-    ("RS", 22),
-    ("SA", 24),
-    ("SE", 24),
-    ("SI", 19),
-    ("SK", 24),
-    ("TR", 26),
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+
+use super::{names::is_number, plain::CASELESS};
+
+/// The countries of the IBAN registry (ISO 13616, release 100) by the length of their IBANs.
+const IBAN_LENGTHS: [(usize, &[&str]); 18] = [
+    (15, &["NO"]),
+    (16, &["BE"]),
+    (18, &["DK", "FI", "FK", "FO", "GL", "NL", "SD"]),
+    (19, &["MK", "SI"]),
+    (20, &["AT", "BA", "EE", "KZ", "LT", "LU", "MN", "XK"]),
+    (21, &["CH", "HR", "LI", "LV"]),
+    (
+        22,
+        &["BG", "BH", "CR", "DE", "GB", "GE", "IE", "ME", "RS", "VA"],
+    ),
+    (23, &["AE", "GI", "IL", "IQ", "OM", "SO", "TL"]),
+    (
+        24,
+        &[
+            "AD", "CZ", "ES", "MD", "PK", "RO", "SA", "SE", "SK", "TN", "VG",
+        ],
+    ),
+    (25, &["LY", "PT", "ST"]),
+    (26, &["IS", "TR"]),
+    (27, &["BI", "DJ", "FR", "GR", "IT", "MC", "MR", "SM"]),
+    (
+        28,
+        &[
+            "AL", "AZ", "BY", "CY", "DO", "GT", "HN", "HU", "LB", "NI", "PL", "SV",
+        ],
+    ),
+    (29, &["BR", "EG", "PS", "QA", "UA"]),
+    (30, &["JO", "KW", "MU", "YE"]),
+    (31, &["MT", "SC"]),
+    (32, &["LC"]),
+    (33, &["RU"]),
 ];
 
-/// Words beside which a value is a secret.
-const SECRET_NAMES: [&str; 10] = [
-    "password",
-    "passwd",
-    "passphrase",
-    "pwd",
-    "secret",
-    "token",
-    "apikey",
-    "credential",
-    "privatekey",
-    "accesskey",
-];
-
-/// The digits of a text, those of full width as well.
+/// The digits of a text.
 pub(super) fn digits(text: &str) -> String {
-    text.chars()
-        .filter_map(digit)
-        .map(|digit| char::from(b'0' + digit))
-        .collect()
-}
-
-fn digit(character: char) -> Option<u8> {
-    match character {
-        '0'..='9' => u8::try_from(u32::from(character) - u32::from('0')).ok(),
-        '０'..='９' => u8::try_from(u32::from(character) - u32::from('０')).ok(),
-        _ => None,
-    }
+    text.chars().filter(char::is_ascii_digit).collect()
 }
 
 /// Nothing that would make it part of something longer stands before or behind.
@@ -108,20 +56,37 @@ fn stands_alone(text: &str, range: &Range<usize>) -> bool {
     !before.is_some_and(part_of_more) && !behind.is_some_and(part_of_more)
 }
 
+/// The same, but for a word before or behind without any digit, such as `card4111…`: ids and digests are not told from it by
+/// their letters alone.
+fn has_only_words_around(text: &str, range: &Range<usize>) -> bool {
+    const LONGEST_WORD: usize = 24;
+    let part_of_more = |character: &char| character.is_alphanumeric() || *character == '_';
+    let is_word = |joined: &mut dyn Iterator<Item = char>| {
+        joined
+            .take(LONGEST_WORD + 1)
+            .zip(1..)
+            .all(|(character, place)| !character.is_numeric() && place <= LONGEST_WORD)
+    };
+    let (before, behind) = (text.get(..range.start), text.get(range.end..));
+    let mut before = before
+        .unwrap_or_default()
+        .chars()
+        .rev()
+        .take_while(part_of_more);
+    let mut behind = behind.unwrap_or_default().chars().take_while(part_of_more);
+    is_word(&mut before) && is_word(&mut behind)
+}
+
 /// Cards by ISO/IEC 7812: 13 to 19 digits that begin as issuers' numbers do and fit Luhn's checksum. In a longer row of
 /// groups, each stretch from one group to another is looked at.
 pub(super) fn card(text: &str, range: Range<usize>) -> Option<Range<usize>> {
     let candidate = text.get(range.clone())?;
-    let mut places: Vec<(usize, usize, u8)> = Vec::new();
-    for (at, character) in candidate.char_indices() {
-        if let Some(digit) = digit(character) {
-            places.push((
-                range.start + at,
-                range.start + at + character.len_utf8(),
-                digit,
-            ));
-        }
-    }
+    let places: Vec<(usize, u8)> = candidate
+        .bytes()
+        .enumerate()
+        .filter(|(_, byte)| byte.is_ascii_digit())
+        .map(|(at, byte)| (range.start + at, byte - b'0'))
+        .collect();
     for from in 0..places.len() {
         for length in (13..=19).rev() {
             let Some(window) = places.get(from..from + length) else {
@@ -130,14 +95,40 @@ pub(super) fn card(text: &str, range: Range<usize>) -> Option<Range<usize>> {
             let (Some(first), Some(last)) = (window.first(), window.last()) else {
                 continue;
             };
-            let place = first.0..last.1;
-            let digits: Vec<u8> = window.iter().map(|(_, _, digit)| *digit).collect();
-            if stands_alone(text, &place) && is_issuer(&digits) && luhn(&digits) {
+            let place = first.0..last.0 + 1;
+            let digits: Vec<u8> = window.iter().map(|(_, digit)| *digit).collect();
+            if is_issuer(&digits)
+                && luhn(&digits)
+                && has_only_words_around(text, &place)
+                && text.get(place.clone()).is_some_and(is_grouped)
+            {
                 return Some(place);
             }
         }
     }
     None
+}
+
+/// Whether a number is set apart as one number is: by single spaces and dashes anywhere, or by one other separator between groups of
+/// three digits and more, of which the first has four. Dates, versions and addresses have shorter groups.
+fn is_grouped(number: &str) -> bool {
+    let separators = || {
+        number
+            .split(|character: char| character.is_ascii_digit())
+            .filter(|part| !part.is_empty())
+    };
+    if separators().all(|separator| matches!(separator, " " | "-")) {
+        return true;
+    }
+    let first = separators().next();
+    let groups = || {
+        number
+            .split(|character: char| !character.is_ascii_digit())
+            .filter(|part| !part.is_empty())
+    };
+    separators().all(|separator| Some(separator) == first)
+        && groups().all(|group| group.len() >= 3)
+        && groups().next().is_some_and(|group| group.len() >= 4)
 }
 
 fn is_issuer(digits: &[u8]) -> bool {
@@ -168,7 +159,9 @@ fn luhn(digits: &[u8]) -> bool {
 pub(super) fn iban(text: &str, range: Range<usize>) -> Option<Range<usize>> {
     let candidate = text.get(range.clone())?;
     let country = candidate.get(..2)?.to_ascii_uppercase();
-    let (_, length) = IBAN_LENGTHS.iter().find(|(known, _)| *known == country)?;
+    let (length, _) = IBAN_LENGTHS
+        .iter()
+        .find(|(_, countries)| countries.contains(&country.as_str()))?;
     let mut characters = candidate
         .char_indices()
         .filter(|(_, character)| character.is_ascii_alphanumeric());
@@ -224,25 +217,129 @@ fn dashed(text: &str, range: &Range<usize>) -> bool {
     joins(&before) || joins(text.get(range.end..).unwrap_or_default())
 }
 
-/// The value behind `password=` and the like, or behind `Bearer`.
-pub(super) fn secret_value(text: &str, range: Range<usize>) -> Option<Range<usize>> {
+/// The value behind `Bearer`.
+pub(super) fn bearer(text: &str, range: Range<usize>) -> Option<Range<usize>> {
+    let place = range.start + "bearer ".len()..range.end;
+    looks_secret(text.get(place.clone())?).then_some(place)
+}
+
+/// The value behind `Basic` (RFC 7617): a name, a colon and a password in base64, or whatever looks like a secret.
+pub(super) fn basic(text: &str, range: Range<usize>) -> Option<Range<usize>> {
+    const LOOKS_LONG: usize = 16;
+    let place = range.start + "basic ".len()..range.end;
+    let value = text.get(place.clone())?;
+    let standard = value
+        .trim_end_matches('=')
+        .replace('-', "+")
+        .replace('_', "/");
+    let is_pair = STANDARD_NO_PAD
+        .decode(standard)
+        .is_ok_and(|pair| pair.contains(&b':'));
+    (is_pair || value.len() >= LOOKS_LONG && looks_secret(value)).then_some(place)
+}
+
+/// A URL's user information, unless it is a port and an `@` further on.
+pub(super) fn userinfo(text: &str, range: Range<usize>) -> Option<Range<usize>> {
+    let (_, authority) = text.get(range.clone())?.split_once("://")?;
+    let (_, password) = authority.split_once(':')?;
+    let behind = password.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let is_port = behind.len() < password.len() && behind.starts_with(['/', '?', '#']);
+    (!is_port).then_some(range)
+}
+
+/// An address. Letters without a case belong to it only where it is none without them.
+pub(super) fn email(text: &str, range: Range<usize>) -> Option<Range<usize>> {
     let candidate = text.get(range.clone())?;
-    let from = candidate
-        .find([':', '='])
-        .or_else(|| {
-            candidate
-                .find([' ', '+'])
-                .filter(|_| !candidate.contains(" is "))
+    if !candidate.contains(CASELESS) {
+        return Some(range);
+    }
+    let (local, domain) = candidate
+        .split_once('@')
+        .or_else(|| candidate.split_once("%40"))?;
+    let own = local.rsplit(CASELESS).next().filter(|own| !own.is_empty());
+    let start = range.end - candidate.len() + local.len() - own.unwrap_or(local).len();
+    let ascii = domain.split(CASELESS).next().unwrap_or_default();
+    let is_whole = ascii.rsplit_once('.').is_some_and(|(_, last)| {
+        last.len() >= 2 && last.bytes().all(|byte| byte.is_ascii_alphabetic())
+    });
+    let end = if is_whole {
+        range.end - (domain.len() - ascii.len())
+    } else {
+        range.end
+    };
+    Some(start..end)
+}
+
+/// The value behind `password=` and the like. What stands behind a word for a password, or behind any such word as a member's name
+/// in JSON, is secret whatever it looks like; elsewhere it must look like it, because people write about tokens.
+pub(super) fn secret_value(text: &str, range: Range<usize>) -> Option<Range<usize>> {
+    const QUOTES: [char; 3] = ['"', '\'', '\\'];
+    let candidate = text.get(range.clone())?;
+    let separator = candidate.find([':', '=']).unwrap_or(candidate.len());
+    let is = candidate.find(char::is_whitespace).filter(|at| {
+        let words = candidate.get(*at..separator).unwrap_or_default();
+        words.trim_start().starts_with("is")
+            && words.trim() != ""
+            && words
+                .trim_start()
+                .get(2..)
+                .is_some_and(|rest| rest.starts_with(char::is_whitespace))
+    });
+    let (name, behind) = match is {
+        Some(at) => {
+            let words = candidate.get(at..)?.trim_start();
+            (candidate.get(..at)?, words.get(2..)?)
+        }
+        None => (candidate.get(..separator)?, candidate.get(separator + 1..)?),
+    };
+    let value = behind.trim_start_matches(|before: char| {
+        before.is_whitespace() || QUOTES.contains(&before) || matches!(before, ':' | '=')
+    });
+    let mut place = range.end - value.len()..range.end;
+    if value.is_empty() {
+        return None;
+    }
+    let lead = behind.get(..behind.len() - value.len())?;
+    let is_quoted = lead.ends_with(['"', '\'']);
+    let is_member = is.is_none() && name.ends_with(QUOTES);
+    let is_password = is.is_none()
+        && !lead.contains('\n')
+        && ["pass", "pwd"].iter().any(|word| {
+            name.get(..word.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(word))
+        });
+    let is_no_text = !is_quoted && matches!(value, "null" | "true" | "false");
+    let is_count = name.trim_start().to_ascii_lowercase().starts_with("token") && is_number(value);
+    let is_secret = looks_secret(value) || (is_password || is_member) && !is_no_text && !is_count;
+    if !is_secret {
+        return None;
+    }
+    if let Some(quote) = lead.chars().next_back().filter(|_| is_quoted) {
+        place.end = end_of_quoted(text, place.end, quote);
+    }
+    Some(place)
+}
+
+/// Where a quoted text ends that has no end before `from`: at its quotation mark, if that is near.
+fn end_of_quoted(text: &str, from: usize, quote: char) -> usize {
+    const LONGEST: usize = 256;
+    let rest = text.get(from..).unwrap_or_default();
+    let near = rest
+        .get(..rest.floor_char_boundary(LONGEST))
+        .unwrap_or_default();
+    let end = near
+        .char_indices()
+        .scan(false, |escaped, (at, character)| {
+            let ends = character == quote && !*escaped;
+            *escaped = character == '\\' && !*escaped;
+            Some((at, ends))
         })
-        .or_else(|| candidate.find(" is ").map(|at| at + 3))?;
-    let rest = candidate.get(from + 1..)?;
-    let value = rest.trim_start_matches([' ', '\t', '\n', '\r', '"', '\'', '\\', ':', '=']);
-    let start = range.end - value.len();
-    looks_secret(value).then_some(start..range.end)
+        .find_map(|(at, ends)| ends.then_some(at));
+    end.map_or(from, |end| from + end)
 }
 
 /// Long enough, and of more than one sort of characters: neither a plain word nor a plain number.
-pub(super) fn looks_secret(value: &str) -> bool {
+fn looks_secret(value: &str) -> bool {
     let sorts = [
         value.bytes().any(|byte| byte.is_ascii_lowercase()),
         value.bytes().any(|byte| byte.is_ascii_uppercase()),
@@ -250,15 +347,4 @@ pub(super) fn looks_secret(value: &str) -> bool {
         value.bytes().any(|byte| byte.is_ascii_punctuation()),
     ];
     value.len() >= 6 && sorts.iter().filter(|sort| **sort).count() >= 2 && !value.contains(' ')
-}
-
-/// Whether a property of this name holds a secret, however it is written.
-pub(super) fn is_secret_name(name: &str) -> bool {
-    let plain: String = name
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .map(|character| character.to_ascii_lowercase())
-        .collect();
-    // The name of a token's kind or a count of tokens is no secret.
-    SECRET_NAMES.iter().any(|secret| plain.ends_with(secret))
 }
