@@ -1,7 +1,7 @@
 //! Steps four and six: the intent stands before anything is sent, the outcome before anything is answered. A refusal at
 //! any step is recorded too.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use futures::FutureExt as _;
 use http::Method;

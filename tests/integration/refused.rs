@@ -334,7 +334,6 @@ async fn a_fault_before_the_intent_is_a_refusal_of_that_call() {
             name: "desk.refunds.create".to_owned(),
         },
         body: Body::from_stream(faulty),
-        source: None,
     };
     let reply = pipeline::handle(app, arrival).await;
     let answer = axum::response::IntoResponse::into_response(reply);

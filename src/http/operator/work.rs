@@ -223,7 +223,7 @@ async fn act<T: Send + 'static>(
         // Whoever may not read the list does not learn from a refusal what is on it. The entry tells why.
         if is_denied && !may_read(app, operator) {
             let mut hidden = resolving::unknown();
-            hidden.policies = refusal.policies;
+            hidden.policies = refusal.policies.clone();
             hidden.audit_detail =
                 Some(json!({"action": "resolve", "because": refusal.reason.code()}));
             return hidden;
