@@ -24,6 +24,7 @@ use crate::{
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
 };
 
+mod beginnings;
 pub mod keeping;
 mod late;
 mod link;
@@ -31,6 +32,7 @@ mod open_calls;
 mod opening;
 mod orphans;
 mod publishing;
+mod signed;
 mod signing_keys;
 pub mod verify;
 mod writer;
@@ -38,6 +40,8 @@ mod writer;
 use opening::opening;
 pub use orphans::orphaned;
 pub use publishing::Checkpoints;
+pub use signed::CommandError;
+pub(crate) use signed::record_command;
 
 /// Entries that may wait for the database at the same time. Beyond it calls are refused at once.
 const QUEUE: usize = 8_192;
@@ -124,8 +128,9 @@ impl Recorder {
         redactor: Arc<Redactor>,
         checkpoints: Checkpoints,
     ) -> Result<Self, StoreError> {
-        let instance = InstanceId::generate();
         let connection = open_patiently(&options).await?;
+        // After the lock: so the ids of gateways rise in the order in which they served.
+        let instance = InstanceId::generate();
         let (jobs, queue) = mpsc::channel(QUEUE);
         let healthy = Arc::new(AtomicBool::new(true));
         let sinks = checkpoints.sinks.clone();

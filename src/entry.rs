@@ -147,6 +147,8 @@ pub enum Kind {
     WorkClaimed,
     /// An operator gave it back.
     WorkReleased,
+    /// The second entry of a chain: the installation's key has signed the first.
+    ChainSigned,
 }
 
 impl Kind {
@@ -206,6 +208,7 @@ impl Kind {
             Self::WorkViewed => "work_viewed",
             Self::WorkClaimed => "work_claimed",
             Self::WorkReleased => "work_released",
+            Self::ChainSigned => "chain_signed",
         }
     }
 }

@@ -6,10 +6,13 @@ use clap::Args;
 
 use super::counting;
 use crate::{
-    audit::keeping::{self, Dropped, Month, Operator},
+    audit::{
+        CommandError,
+        keeping::{self, Dropped, Month, Operator},
+    },
     cli::check,
     config::{self, Variables},
-    database,
+    database, signing,
 };
 
 #[derive(Debug, Args)]
@@ -42,9 +45,11 @@ pub(super) async fn run(args: DropArgs) -> anyhow::Result<ExitCode> {
         );
     };
     let owner = database::owner(&config.database)?;
+    let held = signing::load(&config.checkpoints.key_file).map_err(CommandError::from)?;
     let bar = counting("entries read")?;
     let done = keeping::drop_month(
         &owner,
+        &held,
         args.month,
         &args.export,
         keep_for_days,
