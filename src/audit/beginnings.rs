@@ -41,6 +41,8 @@ pub(super) enum Standing {
 pub(super) struct Begun {
     /// Whether it is that of a gateway, and not of a command.
     pub is_start: bool,
+    /// Whether it tells of a drop.
+    is_drop: bool,
     /// When its first entry was recorded.
     pub recorded_at: Timestamp,
     /// The ends before it that it names.
@@ -89,18 +91,20 @@ impl Beginnings {
         Ok(found)
     }
 
-    /// Of what nobody signed, only that may stand which the first signed start leads to.
+    /// Of what nobody signed, only that may stand which the first signed start leads to. Where nothing is signed yet, earlier versions
+    /// wrote it all, and only a record of a drop, under which a beginning would go, must wait for the first start that signs.
     fn hold_unsigned(&mut self, mut unsigned: BTreeSet<String>) {
-        let signed = |begun: &Begun| begun.is_start && begun.standing == Standing::Signed;
-        let mut begun = self.0.iter().filter(|(_, begun)| signed(begun));
-        let Some((first, _)) = begun.next() else {
-            // Written by earlier versions alone.
-            return;
-        };
-        let first = first.clone();
-        let mut leads = VecDeque::from([first.clone()]);
+        let is_signed = |begun: &Begun| begun.standing == Standing::Signed;
+        let mut signed = self.0.iter().filter(|(_, begun)| is_signed(begun));
+        let first = signed.clone().find(|(_, begun)| begun.is_start);
+        let first = first.map(|(instance, _)| instance.clone());
+        if signed.next().is_none() {
+            unsigned.retain(|instance| self.0.get(instance).is_some_and(|begun| begun.is_drop));
+        }
+        let mut leads: VecDeque<String> = first.iter().cloned().collect();
         while let Some(begun) = leads.pop_front().and_then(|by| self.0.get(&by)) {
-            for known in begun.follows.iter().filter(|end| end.instance < first) {
+            let older = |end: &&Followed| first.as_ref().is_some_and(|first| end.instance < *first);
+            for known in begun.follows.iter().filter(older) {
                 if unsigned.remove(&known.instance) {
                     leads.push_back(known.instance.clone());
                 }
@@ -108,9 +112,7 @@ impl Beginnings {
         }
         for instance in unsigned {
             if let Some(begun) = self.0.get_mut(&instance) {
-                let words = format!(
-                    "nobody signed that it begins; every chain is signed since {first}, and that leads to no such one"
-                );
+                let words = "nobody signed that it begins, and the first start that was signed does not lead to it";
                 begun.standing = Standing::Wrong(Wrong::new(1, Fault::Unsigned, words));
             }
         }
@@ -135,12 +137,13 @@ fn judged(first: &Stored, second: Option<&Stored>, last: i64, keys: &Keys) -> (B
             None => Standing::FromBefore,
             Some(second) => match is_signed(first, second, keys) {
                 Ok(()) => Standing::Signed,
-                Err(words) => Standing::Wrong(Wrong::new(1, Fault::Unsigned, words)),
+                Err(wrong) => Standing::Wrong(wrong),
             },
         },
     };
     let begun = Begun {
         is_start,
+        is_drop: first.kind == Kind::PartitionDropped.as_str(),
         recorded_at: first.recorded_at,
         follows: if is_start {
             followed(first)
@@ -196,7 +199,7 @@ fn dated(first: &Stored, is_start: bool, is_signed: bool) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn is_signed(first: &Stored, second: &Stored, keys: &Keys) -> Result<(), String> {
+fn is_signed(first: &Stored, second: &Stored, keys: &Keys) -> Result<(), Wrong> {
     let hash: Option<Hash> = first.hash.as_deref().and_then(|hash| hash.try_into().ok());
     let detail = second.detail.as_deref().unwrap_or_default();
     let signers = signers(
@@ -205,21 +208,21 @@ fn is_signed(first: &Stored, second: &Stored, keys: &Keys) -> Result<(), String>
         &hash.unwrap_or_default(),
         keys.known.iter(),
     )
-    .map_err(|refused| format!("the signature in its second entry does not hold: {refused}"))?;
+    .map_err(|refused| {
+        let words = format!("the signature in its second entry does not hold: {refused}");
+        Wrong::new(1, Fault::Unsigned, words)
+    })?;
     let mut trusted = signers
         .into_iter()
         .filter(|key| keys.trusted.contains(*key))
         .peekable();
     if trusted.peek().is_none() {
-        return Err(
-            "its second entry is signed with a key of which nothing proves that it is the installation's"
-                .to_owned(),
-        );
+        let words = "its second entry is signed with a key of which nothing proves that it is the installation's";
+        return Err(Wrong::new(1, Fault::UnprovedKey, words));
     }
     if !trusted.any(|key| keys.was_in_force(key, first.recorded_at - PROMPT)) {
-        return Err(
-            "its second entry is signed with a key that had been replaced by then".to_owned(),
-        );
+        let words = "its second entry is signed with a key that had been replaced by then";
+        return Err(Wrong::new(1, Fault::Unsigned, words));
     }
     Ok(())
 }

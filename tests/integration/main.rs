@@ -29,6 +29,7 @@ mod dictionary;
 mod effects;
 mod etcd;
 mod faults;
+mod forgery;
 mod http;
 mod idempotency;
 mod identity;
