@@ -26,6 +26,7 @@ use crate::{
     tenure::Tenure,
 };
 
+mod beginnings;
 pub mod keeping;
 mod late;
 mod link;
@@ -33,6 +34,7 @@ mod open_calls;
 mod opening;
 mod orphans;
 mod publishing;
+mod signed;
 mod signing_keys;
 pub mod verify;
 mod writer;
@@ -40,6 +42,8 @@ mod writer;
 use opening::opening;
 pub use orphans::orphaned;
 pub use publishing::Checkpoints;
+pub use signed::CommandError;
+pub(crate) use signed::record_command;
 
 /// Entries that may wait for the database at the same time. Beyond it calls are refused at once.
 const QUEUE: usize = 8_192;
@@ -128,8 +132,9 @@ impl Recorder {
         redactor: Arc<Redactor>,
         checkpoints: Checkpoints,
     ) -> Result<Self, StoreError> {
-        let instance = InstanceId::generate();
         let connection = open_patiently(&options).await?;
+        // After the lock: so the ids of gateways rise in the order in which they served.
+        let instance = InstanceId::generate();
         let (jobs, queue) = mpsc::channel(QUEUE);
         let healthy = Arc::new(AtomicBool::new(true));
         let metrics = Arc::new(Metrics::default());

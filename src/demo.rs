@@ -24,6 +24,7 @@ use crate::{
     postgres,
     secrets::{Keyring, Secret},
     server::{self, Gateway},
+    signing::{self, Held},
 };
 
 mod client;
@@ -117,9 +118,11 @@ async fn set(args: &DemoArgs, home: PathBuf, screen: &Screen) -> anyhow::Result<
     config.operators_address = args.operators;
     config.database = Database::BuiltIn { home: home.clone() };
     let database = config.database.clone();
+    let key_file = config.checkpoints.key_file.clone();
     let gateway = server::start(config, rules).await?;
     let ring = Keyring::new(&master)?;
-    let keys = keys(&home, &database, &ring).await?;
+    let held = signing::load(&key_file)?;
+    let keys = keys(&home, &database, &held, &ring).await?;
     wait_until_ready(&gateway, &keys).await?;
     progress.done("PostgreSQL, the gateway and the sample API are up");
     Ok(Stage {
@@ -192,6 +195,7 @@ fn shipped(variables: &Variables) -> anyhow::Result<(Config, crate::app::Rules)>
 async fn keys(
     home: &Path,
     database: &Database,
+    held: &Held,
     ring: &Keyring,
 ) -> anyhow::Result<BTreeMap<&'static str, Secret>> {
     let options = database::beside(database)?;
@@ -204,7 +208,7 @@ async fn keys(
         let key = match kept {
             Some(key) if issuing::is_known(&options, ring, kind, &key).await? => key,
             _ => {
-                let (_, key) = issuing::issue(&options, ring, kind, owner, None).await?;
+                let (_, key) = issuing::issue(&options, held, ring, kind, owner, None).await?;
                 write_private(&path, key.expose())?;
                 key
             }

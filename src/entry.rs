@@ -153,6 +153,8 @@ pub enum Kind {
     PermissionUsed,
     /// It was taken back before its time.
     PermissionRevoked,
+    /// The second entry of a chain: the installation's key has signed the first.
+    ChainSigned,
 }
 
 impl Kind {
@@ -215,6 +217,7 @@ impl Kind {
             Self::PermissionGranted => "permission_granted",
             Self::PermissionUsed => "permission_used",
             Self::PermissionRevoked => "permission_revoked",
+            Self::ChainSigned => "chain_signed",
         }
     }
 }

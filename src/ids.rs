@@ -136,6 +136,18 @@ id!(
     InstanceId, "inst"
 );
 
+impl InstanceId {
+    /// When it was made, in milliseconds since the beginning of 1970 (RFC 9562, section 5.7).
+    pub fn unix_ms(&self) -> i64 {
+        let digits = self.0.bytes().rev().take(LENGTH).zip((0..).step_by(5));
+        let value = digits.fold(0_u128, |value, (letter, bits)| {
+            let digit = ALPHABET.iter().position(|known| *known == letter);
+            value | u128::try_from(digit.unwrap_or(0)).unwrap_or(0) << bits
+        });
+        i64::try_from(value >> 80).unwrap_or(i64::MAX)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +160,14 @@ mod tests {
         assert!(first.as_str().starts_with("call_"));
         assert_eq!(first.as_str().len(), "call_".len() + LENGTH);
         assert_eq!(first.as_str().parse(), Ok(first.clone()));
+    }
+
+    #[test]
+    fn an_instance_says_when_it_was_made() {
+        let before = crate::clock::now().timestamp_millis();
+        let made = InstanceId::generate().unix_ms();
+        // Ids of one process never fall back, so one that was made ahead of the clock may push this one on.
+        assert!((before..before + 1_000).contains(&made), "{made}");
     }
 
     #[test]

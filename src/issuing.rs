@@ -6,20 +6,24 @@ use serde_json::json;
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 
 use crate::{
+    audit::record_command,
     clock::{self, Timestamp},
-    entry::{Entry, Kind, chain},
-    ids::{InstanceId, KeyId},
+    entry::{Entry, Kind},
+    ids::KeyId,
     keys::{self, KeyKind, KnownKey},
     secrets::{Keyring, Secret},
+    signing::Held,
     store,
 };
 
-/// Makes a key for an agent or an operator and keeps its HMAC. The key itself is only in what this returns.
+/// Makes a key for an agent or an operator and keeps its HMAC. The key itself is only in what this returns. `held` signs what is
+/// recorded of it.
 ///
 /// # Errors
-/// When the database is away.
+/// When the database is away, or `held` is not the key that the gateway signs with.
 pub async fn issue(
     options: &PgConnectOptions,
+    held: &Held,
     ring: &Keyring,
     kind: KeyKind,
     owner: &str,
@@ -40,17 +44,12 @@ pub async fn issue(
         detail: Some(json!({"key": known.id, "kind": kind.as_str(), "expires_at": expires_at})),
         ..Entry::new(Kind::KeyCreated)
     };
-    let now = clock::now();
-    let instance = InstanceId::generate();
     let mut connection = PgConnection::connect_with(options)
         .await
         .context("cannot reach the database: is the gateway running?")?;
     let mut transaction = connection.begin().await?;
-    store::keys::add(&mut transaction, &known, now).await?;
-    // A chain of its own with one entry; the next gateway to start names it in its first.
-    let row = entry.row(instance.as_str(), 1, now);
-    let hash = chain::hash(&chain::START, &row);
-    store::audit::insert(&mut transaction, &[row], &[hash]).await?;
+    store::keys::add(&mut transaction, &known, clock::now()).await?;
+    record_command(&mut transaction, held, entry).await?;
     transaction.commit().await?;
     connection.close().await?;
     Ok((known.id, key))

@@ -9,7 +9,9 @@ first key that the records name is believed) it holds the RFC 6962 tree over the
 object: the instances, and of the checkpoints how many were read, how many fit, the lines of those that do not, and how many
 lie within what was dropped. The hash of an entry is SHA-256 over the 32 bytes of the hash before it (zeros before the first) and the RFC 8785 JSON of its columns that are not
 null, without the hash itself; times have six digits and end in Z. A chain may begin behind number 1 where an entry of kind
-partition_dropped, in a chain that fits itself, names the number and the hash of the one before, and the tree up to it.
+partition_dropped, in a chain that fits itself, names the number and the hash of the one before, and the tree up to it. A chain
+begins with gateway_started, or with the one thing that a command did, and its second entry, chain_signed, is a checkpoint of the
+first; of what nobody signed only that stands which the first signed start leads to. Each start names the chains before it.
 """
 import argparse
 import base64
@@ -255,6 +257,142 @@ def fits(note, timeline, trusted, roots, gone):
         return False
 
 
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+COMMANDS = {"key_created", "partition_dropped"}
+PROMPT, CLOCK = datetime.timedelta(seconds=60), datetime.timedelta(seconds=1)
+
+
+def at(text):
+    """The moment that a time of a row is."""
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def made(instance):
+    """When an instance's id was made (UUIDv7 in Crockford base32); none where it is no id."""
+    if not re.fullmatch("inst_[0-7][" + ALPHABET + "]{25}", instance):
+        return None
+    value = 0
+    for letter in instance[5:]:
+        value = value << 5 | ALPHABET.index(letter)
+    return datetime.datetime.fromtimestamp((value >> 80) / 1000, datetime.timezone.utc)
+
+
+def standing(instance, chain, trusted, timeline, times):
+    """Whether a chain's beginning is signed (True), not signed (None), or nothing that the installation began (its first wrong entry)."""
+    first, second = chain["begins"].get(1), chain["begins"].get(2)
+    signature = second if second is not None and second["kind"] == "chain_signed" else None
+    start, born, recorded = first["kind"] == "gateway_started", made(instance), at(first["recorded_at"])
+    if not start and first["kind"] not in COMMANDS:
+        return 1
+    if not start and chain["last"] > (1 if signature is None else 2):
+        return 2 if signature is None else 3
+    if born is None or recorded < born - (CLOCK if signature is None else CLOCK * 0) or not start and recorded > born + PROMPT:
+        return 1
+    if signature is None:
+        return None
+    try:
+        text, signers = signed(signature["detail"]["checkpoint"].encode(), trusted)
+        origin, size, coded, end = text.split("\n")
+    except (KeyError, TypeError, ValueError):
+        return 1
+    root = hashlib.sha256(b"\0" + chain["first"][2]).digest()
+    if size != "1" or end or unpacked(coded) != root:
+        return 1
+    for vkey in signers:
+        until = [times[number + 1] if number + 1 < len(times) else None for number, one in enumerate(timeline) if one[2] == vkey]
+        if origin == f"{key(vkey)[0]}/{instance}" and (
+            not until or any(one is None or recorded - PROMPT <= one for one in until)
+        ):
+            return True
+    return 1
+
+
+def beginnings(chains, trusted, timeline, times):
+    """Marks what the installation did not begin. Gives the instances that a key signed."""
+    said = {
+        instance: standing(instance, chain, trusted, timeline, times)
+        for instance, chain in chains.items() if 1 in chain["begins"]
+    }
+    signers = {instance for instance, how in said.items() if how is True}
+    unsigned = {instance for instance, how in said.items() if how is None}
+    starts = sorted(instance for instance in signers if chains[instance]["begins"][1]["kind"] == "gateway_started")
+    if not signers:
+        unsigned = {one for one in unsigned if chains[one]["begins"][1]["kind"] == "partition_dropped"}
+    leads = starts[:1]
+    while leads:
+        for known in follows(chains[leads.pop()]):
+            if known["instance"] < starts[0] and known["instance"] in unsigned:
+                unsigned.remove(known["instance"])
+                leads.append(known["instance"])
+    for instance, how in said.items():
+        if how is not True and how is not None:
+            accuse(chains[instance], how)
+        elif instance in unsigned:
+            accuse(chains[instance], 1)
+    return signers
+
+
+def follows(chain):
+    first = chain["begins"].get(1, {})
+    return first.get("detail", {}).get("follows", []) if first.get("kind") == "gateway_started" else []
+
+
+def accuse(chain, seq):
+    chain["first_wrong"] = seq if chain["first_wrong"] is None else min(seq, chain["first_wrong"])
+
+
+def links(chains):
+    """Marks what the first start after it does not name, or names with another end."""
+    starts = sorted(
+        instance for instance, chain in chains.items()
+        if chain["begins"].get(1, {}).get("kind") == "gateway_started"
+        and (chain["first_wrong"] is None or chain["first_wrong"] > 1)
+    )
+    named = {}
+    for start in starts:
+        for known in follows(chains[start]):
+            named.setdefault(known["instance"], {})[start] = known
+    for instance, chain in chains.items():
+        later = [start for start in starts if start > instance]
+        if not later:
+            continue
+        by, first = named.get(instance, {}), chain["begins"].get(1)
+        late = (
+            first is not None and first["kind"] != "gateway_started"
+            and at(first["recorded_at"]) + PROMPT >= at(chains[later[0]]["begins"][1]["recorded_at"])
+            and (len(later) == 1 or later[1] in by)
+        )
+        if later[0] not in by and not late:
+            accuse(chain, 1)
+            continue
+        end = max((known["seq"] for known in by.values()), default=None)
+        if end is not None and chain["last"] > end:
+            accuse(chain, end + 1)
+        for known in by.values():
+            if chain["last"] < known["seq"]:
+                accuse(chain, chain["last"] + 1)
+            elif known["seq"] == chain["last"] and known["hash"] != chain["head"].hex():
+                accuse(chain, known["seq"])
+
+
+def month_end(month):
+    year, number = map(int, month.split("-"))
+    return datetime.datetime(year + number // 12, number % 12 + 1, 1, tzinfo=datetime.timezone.utc)
+
+
+def times_hold(record, chains):
+    """Whether what an entry of kind partition_dropped says can be, by the times that are known."""
+    detail = record["detail"]
+    end = month_end(detail["month"])
+    if at(record["recorded_at"]) < end:
+        return False
+    for part in detail["instances"]:
+        chain = chains.get(part["instance"])
+        if chain and chain["first"][0] == part["last"] + 1 and at(chain["since"]) < end:
+            return False
+    return all((made(one["instance"]) or end) < end for one in detail["instances"] + detail["earlier"])
+
+
 def ends(detail):
     """The last numbers, hashes and trees of what an entry of kind partition_dropped says is gone."""
     for end in detail["instances"] + detail["earlier"]:
@@ -268,8 +406,9 @@ def main():
     parser.add_argument("--checkpoint", action="append", default=[])
     parser.add_argument("--key", action="append", default=[])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--versions", help="audit.versions, as psql prints to_jsonb of each row")
     given = parser.parse_args()
-    chains, roots, gone, changes, dropped = {}, {}, {}, {}, []
+    chains, roots, gone, changes, dropped, records, digests = {}, {}, {}, {}, [], [], set()
     for line in sys.stdin:
         row = {name: value for name, value in json.loads(line).items() if value is not None}
         stored = bytes.fromhex(row.pop("hash")[2:])
@@ -279,7 +418,8 @@ def main():
         chain = chains.get(row["instance_id"])
         if chain is None:
             # What stands before it is known when everything was read.
-            chain = {"entries": 0, "first": (row["seq"], text, stored), "first_wrong": None, "leaves": []}
+            chain = {"entries": 0, "first": (row["seq"], text, stored), "first_wrong": None, "leaves": [],
+                     "begins": {}, "since": row["recorded_at"]}
             chains[row["instance_id"]] = chain
         else:
             expected = hashlib.sha256(chain["head"] + text).digest()
@@ -287,16 +427,30 @@ def main():
                 chain["first_wrong"] = min(row["seq"], chain["last"] + 1)
         if given.checkpoint:
             chain["leaves"].append((row["seq"], stored))
+        if row["seq"] <= 2:
+            chain["begins"].setdefault(row["seq"], row)
+        if row["kind"] == "gateway_started" and row["seq"] != 1 or row["kind"] == "chain_signed" and row["seq"] != 2:
+            accuse(chain, row["seq"])
+        digests |= {row[name] for name in ("contract_digest", "policy_digest") if name in row}
         if row["kind"] == "signing_key_changed":
-            changes[row["instance_id"], row["seq"]] = row["detail"]
+            changes[row["instance_id"], row["seq"]] = (row["detail"], at(row["recorded_at"]))
         if row["kind"] == "partition_dropped":
             for told in row["detail"]["signing_keys"]:
-                changes.setdefault((told["instance"], told["seq"]), told["detail"])
+                changes.setdefault((told["instance"], told["seq"]), (told["detail"], month_end(row["detail"]["month"])))
+            records.append(row)
             dropped += [(row["instance_id"], row["seq"], end) for end in ends(row["detail"])]
         chain["entries"] += 1
         chain["head"], chain["last"] = stored, row["seq"]
-    def is_true(by, at):
-        return chains[by]["first"][0] == 1 and (chains[by]["first_wrong"] is None or chains[by]["first_wrong"] > at)
+    timeline, trusted = follow([(*place, detail) for place, (detail, _) in sorted(changes.items())], given.key)
+    times = [when for _, (_, when) in sorted(changes.items())]
+    signers = beginnings(chains, trusted, timeline, times)
+    for record in records:
+        if not times_hold(record, chains):
+            accuse(chains[record["instance_id"]], record["seq"])
+
+    def is_true(by, number):
+        wrong = chains[by]["first_wrong"]
+        return chains[by]["first"][0] == 1 and (wrong is None or wrong > number)
 
     # A chain that begins at 1 leans on no other, and the entries that tell of drops stand in such chains.
     for whole in (True, False):
@@ -305,7 +459,7 @@ def main():
             if (seq == 1) != whole:
                 continue
             befores = [(bytes(32), [], True)] if seq == 1 else [
-                (hash, peaks, is_true(by, at)) for by, at, (of, last, hash, peaks) in dropped
+                (hash, peaks, is_true(by, place)) for by, place, (of, last, hash, peaks) in dropped
                 if of == instance and last == seq - 1
             ]
             if not any(true and hashlib.sha256(hash + text).digest() == stored for hash, _, true in befores):
@@ -316,21 +470,23 @@ def main():
                 continue
             # The tree goes on from there, up to the first entry that is missing.
             peaks, next = list(befores[-1][1]), seq
-            for at, leaf in chain["leaves"]:
-                if at != next:
+            for place, leaf in chain["leaves"]:
+                if place != next:
                     break
                 grow(peaks, leaf)
-                roots[instance, at] = root(peaks)
+                roots[instance, place] = root(peaks)
                 next += 1
-    for by, at, (instance, last, _, peaks) in dropped:
-        if is_true(by, at):
+    for by, place, (instance, last, _, peaks) in dropped:
+        if is_true(by, place):
             if instance not in chains:
                 gone[instance] = max(last, gone.get(instance, 0))
             if last <= gone.get(instance, 0):
                 roots[instance, last] = root(peaks)
+    links(chains)
     instances = []
     for instance, chain in sorted(chains.items()):
-        del chain["first"]
+        chain["signed"] = instance in signers if 1 in chain["begins"] else None
+        del chain["first"], chain["begins"], chain["since"]
         chain["head"] = chain["head"].hex()
         del chain["leaves"]
         instances.append({"instance": instance, **chain})
@@ -338,7 +494,6 @@ def main():
         for one in instances:
             print(json.dumps(one))
         return
-    timeline, trusted = follow([(*at, detail) for at, detail in sorted(changes.items())], given.key)
     read, fit, wrong, lost = 0, 0, [], 0
     for path in given.checkpoint:
         with open(path, "rb") as file:
@@ -349,7 +504,16 @@ def main():
                 lost += said is None
                 if said is False:
                     wrong.append(line)
-    print(json.dumps({"instances": instances, "checkpoints": [read, fit, sorted(set(wrong)), lost]}))
+    # Contracts and policies whose texts are missing, or do not give the digests that entries name.
+    texts = {}
+    for line in open(given.versions) if given.versions else []:
+        version = json.loads(line)
+        texts[version["digest"]] = version["content"]
+    versions = [
+        digest for digest in sorted(digests)
+        if given.versions and "sha256:" + hashlib.sha256(texts.get(digest, "").encode()).hexdigest() != digest
+    ]
+    print(json.dumps({"instances": instances, "checkpoints": [read, fit, sorted(set(wrong)), lost], "versions": versions}))
 
 
 main()

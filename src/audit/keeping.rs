@@ -16,6 +16,7 @@ use std::{
 use chrono::{Datelike as _, Months, NaiveDate};
 use serde::{Deserialize, Serialize};
 
+use super::CommandError;
 use crate::{checkpoint::Frontier, clock::Timestamp, secrets, store::StoreError};
 
 mod check;
@@ -211,6 +212,9 @@ pub enum KeepingError {
     /// The export is not what it should be.
     #[error("the export does not verify: {0}")]
     Export(String),
+    /// There is no signature to drop it under.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// The month may not be dropped.
     #[error("{0}")]
     Refused(String),

@@ -5,8 +5,11 @@
 //! 1. `keys`: which keys may sign, as the chain tells of them and as the caller was told;
 //! 2. `checkpoints`: the files, read and judged as far as they can be without the entries;
 //! 3. `stretch`: hashes, order, and the parts of the Merkle trees;
-//! 4. `links`: what each start knows of those before it;
-//! 5. `roots`: the trees against the checkpoints.
+//! 4. `beginnings` (beside this module): who began each chain;
+//! 5. `links`: what each start knows of those before it;
+//! 6. `versions`: the texts of the contracts and policies that entries name;
+//! 7. `roots`: the trees against the checkpoints;
+//! 8. `cover`: what nothing outside the chain itself vouches for yet.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -14,9 +17,13 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 
-use super::keeping::{self, Beginning, Drops};
+use super::{
+    beginnings::{Beginnings, Standing},
+    keeping::{self, Beginning, Drops},
+};
 use crate::{
     checkpoint::VerifierKey,
+    clock::Timestamp,
     secrets,
     store::{
         StoreError,
@@ -25,17 +32,24 @@ use crate::{
 };
 
 mod checkpoints;
+mod cover;
 mod keys;
 mod links;
 mod roots;
 mod stretch;
+mod versions;
 
-pub(super) use self::stretch::count;
 use self::{
     checkpoints::Claims,
-    keys::Keys,
     roots::Roots,
     stretch::{Before, Piece, Stretch, stretch},
+    versions::Named,
+};
+pub use self::{cover::Uncovered, versions::WrongVersion};
+pub(super) use self::{
+    keys::Keys,
+    links::{Followed, followed},
+    stretch::count,
 };
 
 /// Two to this power entries are one stretch, so that each whole one is a subtree of the Merkle tree.
@@ -60,10 +74,14 @@ pub enum Fault {
     TailCut,
     /// The chain fits in itself, but a later start or a checkpoint knows another hash.
     Rewritten,
-    /// Its whole instance is gone, though a later start or a checkpoint knows of it, or is known to none.
+    /// Its whole instance is gone, though a later start or a checkpoint knows of it; or the first start after it does not know of it.
     Unlinked,
     /// It has no hash, though entries before it have.
     Unchained,
+    /// It begins a chain, and no key of the installation has signed that, as it has all since the first that it signed.
+    Unsigned,
+    /// Its time contradicts its instance's id, or the month that it says was dropped.
+    Misdated,
     /// It names a key for checkpoints, and nothing proves that this follows the one before or is one that the caller gave.
     UnprovedKey,
 }
@@ -104,12 +122,17 @@ pub struct Checked {
     pub last: i64,
     /// The hash of that, in hexadecimal.
     pub head: Option<String>,
+    /// Whether a key of the installation signed its beginning; none where that was dropped.
+    pub signed: Option<bool>,
     /// Up to which entry a checkpoint that was given vouches for it.
     pub checkpointed: Option<u64>,
     /// Its first wrong entry.
     pub wrong: Option<Wrong>,
     /// How many were found wrong.
     pub faults: u64,
+    /// Number and time of the first entry that is left.
+    #[serde(skip)]
+    pub(super) first: Option<(i64, Timestamp)>,
 }
 
 impl Checked {
@@ -119,14 +142,16 @@ impl Checked {
             entries: 0,
             last,
             head: None,
+            signed: None,
             checkpointed: None,
             wrong: None,
             faults: 0,
+            first: None,
         }
     }
 
     /// One more fault. What is known to lie in a range gives way to an entry within it that is named.
-    fn accuse(&mut self, wrong: Wrong) {
+    pub(super) fn accuse(&mut self, wrong: Wrong) {
         self.faults += 1;
         let is_first = match &self.wrong {
             None => true,
@@ -227,6 +252,10 @@ pub struct Report {
     pub checkpoints: CheckpointsChecked,
     /// The keys whose checkpoints were believed.
     pub keys: Vec<String>,
+    /// Contracts and policies that entries name and whose texts are not the ones that decided.
+    pub versions: Vec<WrongVersion>,
+    /// What only the chain itself vouches for.
+    pub uncovered: Option<Uncovered>,
 }
 
 /// Why it could not be checked.
@@ -262,12 +291,15 @@ pub async fn verify(
     // After the files: what they speak of was committed before.
     let extents = audit_log::extents(&mut connection).await?;
     let drops = keeping::known(&mut connection).await?;
-    let (mut checked, follows) =
+    let beginnings = Beginnings::read(&mut connection, &extents, &keys).await?;
+    let (mut checked, named) =
         chains(options, &extents, &drops, jobs, &mut claims, &progress).await?;
-    links::links(&mut connection, &mut checked, &follows, &drops).await?;
+    begun(&mut checked, &beginnings);
+    drops.hold_times(&mut checked);
+    links::links(&mut connection, &mut checked, &beginnings, &drops).await?;
     drops.judge(&mut checked, &extents);
     let gone = drops.gone(&checked, &extents);
-    connection.close().await.map_err(StoreError::from)?;
+    let versions = versions::wrong(&mut connection, &named).await?;
     for (instance, wrong) in &keys.wrong {
         // Also where nothing is left of its instance: a key that nothing proves does not become right with its entry's end.
         let one = checked
@@ -276,13 +308,32 @@ pub async fn verify(
         one.accuse(wrong.clone());
     }
     let checkpoints = claims.settle(&mut checked, &gone);
+    let uncovered = cover::uncovered(&mut connection, &checked, &beginnings).await?;
+    connection.close().await.map_err(StoreError::from)?;
     let instances: Vec<Checked> = checked.into_values().collect();
     Ok(Report {
-        right: checkpoints.wrong == 0 && instances.iter().all(|one| one.wrong.is_none()),
+        right: checkpoints.wrong == 0
+            && versions.is_empty()
+            && instances.iter().all(|one| one.wrong.is_none()),
         instances,
         checkpoints,
         keys: keys.trusted.iter().map(ToString::to_string).collect(),
+        versions,
+        uncovered,
     })
+}
+
+/// Names the chains that the installation did not begin.
+fn begun(checked: &mut BTreeMap<String, Checked>, beginnings: &Beginnings) {
+    for (instance, begun) in &beginnings.0 {
+        let Some(one) = checked.get_mut(instance) else {
+            continue;
+        };
+        one.signed = Some(begun.standing == Standing::Signed);
+        if let Standing::Wrong(wrong) = &begun.standing {
+            one.accuse(wrong.clone());
+        }
+    }
 }
 
 /// Keys and checkpoints. A key that was changed meanwhile makes both be read again, so that no new checkpoint meets old keys.
@@ -309,9 +360,9 @@ async fn chains(
     jobs: usize,
     claims: &mut Claims,
     progress: &(impl Fn(u64) + Sync),
-) -> Result<(BTreeMap<String, Checked>, Vec<links::Followed>), StoreError> {
+) -> Result<(BTreeMap<String, Checked>, Named), StoreError> {
     let mut checked: BTreeMap<String, Checked> = BTreeMap::new();
-    let mut follows = Vec::new();
+    let mut named = Named::default();
     let mut found: Vec<(String, u64, Option<crate::checkpoint::Hash>)> = Vec::new();
     {
         let claims = &*claims;
@@ -333,13 +384,13 @@ async fn chains(
             let one = checked
                 .entry(extent.instance_id.clone())
                 .or_insert_with(|| Checked::new(&extent.instance_id, extent.last));
-            follows.extend(one.take(stretch, piece.to == extent.last));
+            named.join(one.take(stretch, piece.to == extent.last));
         }
     }
     for (instance, size, root) in found {
         claims.found(&instance, size, root);
     }
-    Ok((checked, follows))
+    Ok((checked, named))
 }
 
 /// The stretches of an instance, each but the first from one multiple of [`STRETCH`] to the next.
@@ -361,8 +412,8 @@ fn pieces<'e>(extent: &'e Extent, drops: &Drops) -> impl Iterator<Item = Piece<'
 }
 
 impl Checked {
-    /// Takes up one stretch, in order; gives what its entries know of other instances.
-    fn take(&mut self, stretch: Stretch, is_last: bool) -> Vec<links::Followed> {
+    /// Takes up one stretch, in order; gives which contracts and policies its entries name.
+    fn take(&mut self, stretch: Stretch, is_last: bool) -> Named {
         self.entries += stretch.entries;
         self.faults += stretch.faults;
         if self.wrong.is_none() {
@@ -371,6 +422,7 @@ impl Checked {
         if is_last {
             self.head = stretch.head.as_deref().map(secrets::hex);
         }
-        stretch.follows
+        self.first = self.first.or(stretch.first);
+        stretch.named
     }
 }

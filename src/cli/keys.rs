@@ -6,10 +6,12 @@ use chrono::TimeDelta;
 use clap::Args;
 
 use crate::{
+    audit::CommandError,
     clock,
     config::{self, Variables},
     database, issuing,
     keys::KeyKind,
+    signing,
 };
 
 use super::check;
@@ -122,7 +124,8 @@ pub(super) async fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
         .map(|seconds| clock::now() + TimeDelta::seconds(i64::from(seconds)));
     let options = database::beside(&config.database)?;
     let ring = config.keyring()?;
-    let (_, key) = issuing::issue(&options, &ring, kind, owner, expires_at).await?;
+    let held = signing::load(&config.checkpoints.key_file).map_err(CommandError::from)?;
+    let (_, key) = issuing::issue(&options, &held, &ring, kind, owner, expires_at).await?;
     writeln!(std::io::stdout().lock(), "{}", key.expose())?;
     Ok(ExitCode::SUCCESS)
 }

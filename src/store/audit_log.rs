@@ -184,6 +184,23 @@ pub fn rows<'c>(
     .boxed()
 }
 
+/// The first two rows of each of these instances, by instance and number.
+///
+/// # Errors
+/// When the database is away.
+pub async fn beginnings(
+    connection: &mut PgConnection,
+    instances: &[String],
+) -> Result<Vec<Stored>, StoreError> {
+    let found = stored!(
+        "instance_id = ANY($1) AND seq <= 2 ORDER BY instance_id, seq, recorded_at",
+        instances
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(found)
+}
+
 /// An entry of kind `signing_key_changed`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyChange {
@@ -191,6 +208,8 @@ pub struct KeyChange {
     pub instance_id: String,
     /// Its number.
     pub seq: i64,
+    /// When it was recorded; where that is no more known, when its month ended.
+    pub recorded_at: Timestamp,
     /// Its detail, as JSON text.
     pub detail: Option<String>,
 }
@@ -202,7 +221,7 @@ pub struct KeyChange {
 pub async fn signing_keys(connection: &mut PgConnection) -> Result<Vec<KeyChange>, StoreError> {
     let found = sqlx::query_as!(
         KeyChange,
-        "SELECT instance_id, seq, detail::text AS detail FROM audit.entries
+        "SELECT instance_id, seq, recorded_at, detail::text AS detail FROM audit.entries
          WHERE kind = 'signing_key_changed' ORDER BY instance_id, seq"
     )
     .fetch_all(connection)

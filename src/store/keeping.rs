@@ -209,7 +209,8 @@ pub async fn now(connection: &mut PgConnection) -> Result<Timestamp, StoreError>
     Ok(now)
 }
 
-/// Some of the calls that were recorded before `to` and have not ended, from `from` on or among those that are kept.
+/// Some of the calls that were recorded before `to` and have not ended, from `from` on or among those that are kept. One of which nobody
+/// knows what became has not ended before somebody has found out: that takes the entry that opened it.
 ///
 /// # Errors
 /// When the database is away.
@@ -223,11 +224,17 @@ pub async fn unfinished(
             WHERE begun.recorded_at >= $1 AND begun.recorded_at < $2 AND begun.kind IN ('intent', 'parked')
               AND NOT EXISTS (
                   SELECT FROM audit.entries AS ending
-                  WHERE ending.call_id = begun.call_id AND ending.kind IN ('outcome', 'ended'))
+                  WHERE ending.call_id = begun.call_id AND ending.kind IN ('outcome', 'ended')
+                    AND ending.outcome <> 'indeterminate')
             LIMIT 5)
            UNION
            (SELECT call_id FROM toolgate.calls
             WHERE received_at < $2 AND state IN ('parked', 'approved', 'executing') LIMIT 5)
+           UNION
+           (SELECT item.call_id FROM toolgate.work AS item
+            WHERE item.state IN ('open', 'claimed')
+              AND EXISTS (SELECT FROM audit.entries AS of_it WHERE of_it.call_id = item.call_id AND of_it.recorded_at < $2)
+            LIMIT 5)
            ORDER BY 1"#,
         from,
         to

@@ -9,7 +9,7 @@ use toolgate::{
     secrets::{Keyring, Secret},
 };
 
-use crate::support::{Answer, MASTER, World, options, send};
+use crate::support::{Answer, MASTER, World, held, options, send};
 
 /// Routes that ask for an agent's key, as they stand in `src/http.rs`; the transparent route behind them.
 const AGENT_ROUTES: [(&str, &str); 8] = [
@@ -151,7 +151,8 @@ async fn useless_keys(world: &mut World, kind: KeyKind) -> Vec<(String, Vec<Vec<
     let ring = Keyring::new(&Secret::new(MASTER)).unwrap();
     let gateway = options("toolgate_gateway", &world.database);
     let past = clock::now() - TimeDelta::seconds(1);
-    let issue = |owner, expires_at| issuing::issue(&gateway, &ring, kind, owner, expires_at);
+    let held = held(&world.database);
+    let issue = |owner, expires_at| issuing::issue(&gateway, &held, &ring, kind, owner, expires_at);
     let (_, expired) = issue(owner, Some(past)).await.unwrap();
     let (_, ghost) = issue("ghost", None).await.unwrap();
     let (revoked_id, revoked) = issue(owner, None).await.unwrap();
@@ -162,7 +163,7 @@ async fn useless_keys(world: &mut World, kind: KeyKind) -> Vec<(String, Vec<Vec<
         .await
         .unwrap();
     let elsewhere = Keyring::new(&Secret::new("another master secret, just as long")).unwrap();
-    let (_, foreign) = issuing::issue(&gateway, &elsewhere, kind, owner, None)
+    let (_, foreign) = issuing::issue(&gateway, &held, &elsewhere, kind, owner, None)
         .await
         .unwrap();
     let unknown = toolgate::keys::generate(kind).unwrap();
@@ -338,9 +339,16 @@ async fn a_key_ends_when_it_expires_or_is_revoked() {
     let ring = Keyring::new(&Secret::new(MASTER)).unwrap();
     let gateway = options("toolgate_gateway", &world.database);
     let end = clock::now() + TimeDelta::seconds(4);
-    let (_, expiring) = issuing::issue(&gateway, &ring, KeyKind::Agent, "support-bot", Some(end))
-        .await
-        .unwrap();
+    let held = held(&world.database);
+    let issuing = issuing::issue(
+        &gateway,
+        &held,
+        &ring,
+        KeyKind::Agent,
+        "support-bot",
+        Some(end),
+    );
+    let (_, expiring) = issuing.await.unwrap();
     let other = world.key(KeyKind::Agent, "platform-bot").await;
     assert_eq!(read(&world, &expiring).await, 200);
     // Within the second in which keys are read again.

@@ -4,7 +4,10 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,8 +19,8 @@ use toolgate::{
         keeping::{self, Dropped, KeepingError, Month, Operator},
         verify::{self, Checked, Fault, Given},
     },
-    checkpoint::Frontier,
-    clock,
+    checkpoint::{Checkpoint, Frontier, SigningKey},
+    clock::{self, Timestamp},
     demo::desk,
     entry::{Entry, Kind, Outcome, chain},
     ids::{CallId, InstanceId},
@@ -26,7 +29,7 @@ use toolgate::{
 };
 
 use crate::{
-    support::{MASTER, Setup, World, new_database, options, send, url},
+    support::{MASTER, Setup, World, held, home, new_database, options, send, url},
     tampering::other,
 };
 
@@ -59,9 +62,10 @@ pub struct Writing {
 }
 
 impl Writing {
-    pub fn new() -> Self {
+    /// A chain that begins in a month.
+    pub fn begun_in(month: Month) -> Self {
         Self {
-            instance: InstanceId::generate(),
+            instance: instance_at(month.begins()),
             seq: 0,
             head: chain::START,
             trees: Vec::new(),
@@ -135,7 +139,7 @@ async fn old() -> Old {
         .await
         .unwrap();
     months(&mut owner).await;
-    let (mut first, mut second) = (Writing::new(), Writing::new());
+    let (mut first, mut second) = (Writing::begun_in(month(9)), Writing::begun_in(month(9)));
     first.write(&mut owner, month(9), vec![started(&[])]).await;
     first.write(&mut owner, month(9), calls()).await;
     let follows = started(&[first.end()]);
@@ -222,7 +226,8 @@ impl Old {
             os_uid: 1_000,
         };
         let role = options(role, &self.database);
-        keeping::drop_month(&role, month, export, 90, by, |_| {}, |_| {}).await
+        let held = held(&self.database);
+        keeping::drop_month(&role, &held, month, export, 90, by, |_| {}, |_| {}).await
     }
 
     pub async fn drop_month(&self, month: Month, export: &Path) -> Result<Dropped, KeepingError> {
@@ -248,36 +253,95 @@ impl Old {
 impl Old {
     /// Moves the last record of a drop, which is a chain of its own, into a month.
     pub async fn date_back(&self, to: Month) {
-        use futures::TryStreamExt as _;
         let mut owner = self.owner().await;
-        let at = to.begins() + TimeDelta::days(2);
-        let by: String = sqlx::query_scalar(
-            "SELECT instance_id FROM audit.entries WHERE kind = 'partition_dropped' ORDER BY recorded_at DESC LIMIT 1",
+        let (instance, detail): (String, Value) = sqlx::query_as(
+            "SELECT instance_id, detail FROM audit.entries WHERE kind = 'partition_dropped'
+             ORDER BY recorded_at DESC LIMIT 1",
         )
         .fetch_one(&mut owner)
         .await
         .unwrap();
-        let hash = {
-            let stored = toolgate::store::audit_log::rows(&mut owner, &by, 1, 1)
-                .try_next()
-                .await;
-            let stored = stored.unwrap().unwrap();
-            let mut row = stored.row();
-            row.recorded_at = at;
-            chain::hash(&chain::START, &row)
-        };
+        self.forget(&[instance]).await;
+        let at = to.begins() + TimeDelta::days(2);
+        self.tell_signed(&instance_at(at), at, detail).await;
+    }
+
+    async fn forget(&self, instances: &[String]) {
+        let mut owner = self.owner().await;
         owner
             .execute("SET session_replication_role = replica")
             .await
             .unwrap();
-        sqlx::query("UPDATE audit.entries SET recorded_at = $1, hash = $2 WHERE instance_id = $3")
-            .bind(at)
-            .bind(hash.as_slice())
-            .bind(&by)
+        sqlx::query("DELETE FROM audit.entries WHERE instance_id = ANY ($1)")
+            .bind(instances)
             .execute(&mut owner)
             .await
             .unwrap();
     }
+
+    /// Puts another record of a drop in the place of whatever is there, signed, as only whoever holds the signing key can.
+    pub async fn tell_anew(&self, instance: &InstanceId, at: Timestamp, detail: Value) {
+        let mut owner = self.owner().await;
+        let drops: Vec<String> = sqlx::query_scalar(
+            "SELECT instance_id FROM audit.entries WHERE kind = 'partition_dropped'",
+        )
+        .fetch_all(&mut owner)
+        .await
+        .unwrap();
+        self.forget(&drops).await;
+        self.tell_signed(instance, at, detail).await;
+    }
+
+    async fn tell_signed(&self, instance: &InstanceId, at: Timestamp, detail: Value) {
+        let mut owner = self.owner().await;
+        owner
+            .execute("SET session_replication_role = replica")
+            .await
+            .unwrap();
+        let entry = Entry {
+            detail: Some(detail),
+            ..Entry::new(Kind::PartitionDropped)
+        };
+        let (key, instance) = (held(&self.database).key, instance.as_str());
+        let first = entry.row(instance, 1, at);
+        let hash = chain::hash(&chain::START, &first);
+        let signature = signature(&key, instance, &hash);
+        let second = signature.row(instance, 2, at);
+        let hashes = [hash, chain::hash(&hash, &second)];
+        audit::insert(&mut owner, &[first, second], &hashes)
+            .await
+            .unwrap();
+    }
+}
+
+/// The second entry of a chain.
+pub fn signature(key: &SigningKey, instance: &str, first: &chain::Hash) -> Entry {
+    let mut tree = Frontier::default();
+    tree.push(first);
+    let checkpoint = Checkpoint {
+        origin: Checkpoint::origin_of(key.verifier().name(), instance),
+        size: 1,
+        root: tree.root(),
+    };
+    Entry {
+        detail: Some(json!({"checkpoint": checkpoint.signed(key)})),
+        ..Entry::new(Kind::ChainSigned)
+    }
+}
+
+/// An id that was made then, later in order than those of the same moment before it.
+pub fn instance_at(at: Timestamp) -> InstanceId {
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let ms = u128::try_from(at.timestamp_millis()).unwrap();
+    let number = u128::from(MADE.fetch_add(1, Ordering::Relaxed));
+    let id = ms << 80 | 7 << 76 | 2 << 62 | number;
+    let digits = (0..26).rev().map(|place| {
+        let digit = usize::try_from(id >> (5 * place) & 31).unwrap();
+        char::from(ALPHABET[digit])
+    });
+    let text = format!("inst_{}", digits.collect::<String>());
+    text.parse().unwrap()
 }
 
 /// What somebody does to an export's lines.
@@ -355,7 +419,11 @@ async fn months_are_exported_checked_and_dropped_beside_a_gateway_that_serves() 
             url("toolgate_owner", &old.database)
         );
         let path = scratch.file("toolgate.yaml");
-        std::fs::write(&path, shipped.replace(built_in, &external)).unwrap();
+        // The gateway that serves there has its home elsewhere.
+        let key_file = home(&old.database).join("secrets/signing.key");
+        let signed = format!("checkpoints:\n  key_file: {}\n", key_file.display());
+        let changed = shipped.replace(built_in, &external);
+        std::fs::write(&path, changed.replace("checkpoints:\n", &signed)).unwrap();
         path.to_str().unwrap().to_owned()
     };
     let drop_it = |records: &str| {
@@ -410,13 +478,24 @@ async fn months_are_exported_checked_and_dropped_beside_a_gateway_that_serves() 
 #[tokio::test]
 async fn what_is_known_of_dropped_months_outlives_the_entries_that_told_of_it() {
     let old = old().await;
-    let world = old.serve().await;
+    // A gateway from before, of which the records name the key alone.
+    old.serve().await.gateway.stop().await;
     let scratch = Scratch::new();
     let (first, second, third) = (scratch.file("1"), scratch.file("2"), scratch.file("3"));
     old.export(month(9), &first).await;
     old.drop_month(month(9), &first).await.unwrap();
     // As though that had been done two months later.
     old.date_back(month(7)).await;
+    let since = month(0).begins().to_rfc3339();
+    old.owner()
+        .await
+        .execute(AssertSqlSafe(format!(
+            "SET session_replication_role = replica; DELETE FROM audit.entries WHERE recorded_at >= '{since}';
+             DELETE FROM toolgate.instances WHERE started_at >= '{since}'"
+        )))
+        .await
+        .unwrap();
+    let world = old.serve().await;
     old.right(&old.check().await);
     old.export(month(8), &second).await;
     old.drop_month(month(8), &second).await.unwrap();
@@ -537,7 +616,7 @@ async fn nothing_is_dropped_that_the_export_does_not_hold() {
     );
     // It verifies in itself, and is not what stands in the table any more.
     let mut owner = old.owner().await;
-    let mut late = Writing::new();
+    let mut late = Writing::begun_in(month(9));
     late.write(&mut owner, month(9), vec![Entry::new(Kind::GatewayStopped)])
         .await;
     keeping::check(&good, |_| {}).unwrap();
@@ -603,7 +682,7 @@ async fn what_somebody_needs_stays() {
         .execute("ALTER TABLE audit.entries DROP CONSTRAINT entries_shape")
         .await
         .unwrap();
-    let mut gone = Writing::new();
+    let mut gone = Writing::begun_in(month(9));
     let intent = Entry {
         kind: Some(Kind::Intent),
         decision: Some(toolgate::entry::Decision::Permit),
@@ -617,11 +696,35 @@ async fn what_somebody_needs_stays() {
         call.as_str(),
     );
     let outcome = Entry {
-        call_id: Some(call),
+        call_id: Some(call.clone()),
         outcome: Some(Outcome::Indeterminate),
         ..Entry::new(Kind::Outcome)
     };
     gone.write(&mut owner, month(8), vec![outcome]).await;
+    // That nobody knows what became of it is no end: whoever finds out must be able to say so.
+    refused(
+        old.drop_month(month(9), &scratch.file("open")).await,
+        call.as_str(),
+    );
+    let found = Entry {
+        call_id: Some(call.clone()),
+        outcome: Some(Outcome::Failed),
+        ..Entry::new(Kind::Outcome)
+    };
+    gone.write(&mut owner, month(8), vec![found]).await;
+    refused(
+        old.drop_month(month(9), &scratch.file("open")).await,
+        call.as_str(),
+    );
+    sqlx::query(
+        "UPDATE toolgate.work SET state = 'resolved', found = 'not_executed', evidence = '-', note = '-', resolved_by = 'ada',
+             resolved_at = now()
+         WHERE call_id = $1",
+    )
+    .bind(call.as_str())
+    .execute(&mut owner)
+    .await
+    .unwrap();
 
     let halt = world.halt(json!({"kind": "everything"})).await;
     sqlx::query("UPDATE toolgate.kill_switches SET pulled_at = $1")
@@ -696,10 +799,8 @@ async fn a_month_that_went_without_a_true_record_is_missing() {
         "earlier": [], "signing_keys": [], "by": {"os_user": null, "os_uid": 0, "database_role": "toolgate_owner"},
         "export": {"file_sha256": "", "file_bytes": 0, "contents_sha256": ""},
     });
-    let told = |detail: &Value| Entry {
-        detail: Some(detail.clone()),
-        ..Entry::new(Kind::PartitionDropped)
-    };
+    // Even under the signature of whoever holds the key.
+    let by = InstanceId::generate();
     // Which of the ends is the second start's.
     let at = usize::from(manifest.contents.instances[1].instance == old.second);
     for (field, forged) in [
@@ -711,10 +812,7 @@ async fn a_month_that_went_without_a_true_record_is_missing() {
     ] {
         let mut detail = truth.clone();
         detail["instances"][at][field] = forged.clone();
-        let mut writing = Writing::new();
-        writing
-            .write(&mut owner, month(0), vec![told(&detail)])
-            .await;
+        old.tell_anew(&by, clock::now(), detail).await;
         assert_eq!(
             old.wrong(&old.second).await,
             (1, Fault::Missing),
@@ -725,19 +823,12 @@ async fn a_month_that_went_without_a_true_record_is_missing() {
             .iter()
             .find(|one| one["instance"] == old.second.as_str());
         assert_eq!(theirs.unwrap()["first_wrong"], 1, "{field} {forged}");
-        owner
-            .execute("SET session_replication_role = replica; DELETE FROM audit.entries WHERE kind = 'partition_dropped'")
-            .await
-            .unwrap();
     }
-    let mut writing = Writing::new();
-    writing
-        .write(&mut owner, month(0), vec![told(&truth)])
-        .await;
+    old.tell_anew(&by, clock::now(), truth).await;
     old.right(&old.check().await);
     // The truth in an entry that was changed is not believed.
     owner
-        .execute("UPDATE audit.entries SET words = 'x' WHERE kind = 'partition_dropped'")
+        .execute("SET session_replication_role = replica; UPDATE audit.entries SET words = 'x' WHERE kind = 'partition_dropped'")
         .await
         .unwrap();
     assert_eq!(old.wrong(&old.second).await, (1, Fault::Missing));

@@ -52,12 +52,12 @@ const ORDER: [(&[&str], &str); 16] = [
         "what goes out, without what the detectors know",
     ),
     (
-        &["audit", "killswitch", "strangers", "database", "issuing"],
+        &["audit", "killswitch", "strangers", "database"],
         "what is kept, on the store",
     ),
     (
-        &["parked", "runs", "delivery"],
-        "what is kept through the recorder",
+        &["parked", "runs", "delivery", "issuing"],
+        "what is kept through the recorder, or recorded beside it",
     ),
     (&["app"], "all of it joined"),
     (

@@ -30,6 +30,7 @@ mod dictionary;
 mod effects;
 mod etcd;
 mod faults;
+mod forgery;
 mod http;
 mod idempotency;
 mod identity;

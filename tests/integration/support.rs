@@ -23,6 +23,7 @@ use toolgate::{
     keys::KeyKind,
     secrets::{Keyring, Secret},
     server::{self, Gateway},
+    signing,
     store::provision,
 };
 
@@ -227,7 +228,8 @@ impl World {
         let master = self.setup.variables.get("TOOLGATE_MASTER_SECRET");
         let ring = Keyring::new(&Secret::new(master.map_or(MASTER, String::as_str))).unwrap();
         let options = options("toolgate_gateway", &self.database);
-        let (_, key) = issuing::issue(&options, &ring, kind, owner, None)
+        let held = held(&self.database);
+        let (_, key) = issuing::issue(&options, &held, &ring, kind, owner, None)
             .await
             .unwrap();
         self.keys.insert(owner.to_owned(), key);
@@ -487,6 +489,11 @@ pub fn load(setup: &Setup, database: &str, desk: &Desk) -> Result<(Config, Rules
 }
 
 /// Where the gateway on a database keeps its signing key and its checkpoints; gone with the throw-away server.
+/// The key that the gateway of this database signs with.
+pub fn held(database: &str) -> signing::Held {
+    signing::open(&home(database).join("secrets/signing.key"), "toolgate").unwrap()
+}
+
 pub fn home(database: &str) -> PathBuf {
     let home = Path::new(&server_directory())
         .join("homes")

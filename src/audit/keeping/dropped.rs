@@ -12,6 +12,7 @@ use crate::{
     checkpoint::Frontier,
     clock::Timestamp,
     entry::chain::Hash,
+    ids::InstanceId,
     store::{
         StoreError,
         audit_log::{self, Extent, KeyChange},
@@ -79,6 +80,8 @@ pub(in crate::audit) struct End {
 
 /// One such entry.
 pub(super) struct Record {
+    /// The instance and the number of the entry.
+    pub by: (String, i64),
     pub recorded_at: Timestamp,
     pub detail: Detail,
 }
@@ -108,6 +111,7 @@ pub(in crate::audit) async fn known(connection: &mut PgConnection) -> Result<Dro
             });
         }
         drops.records.push(Record {
+            by: (row.instance_id, row.seq),
             recorded_at: row.recorded_at,
             detail,
         });
@@ -125,22 +129,25 @@ pub(in crate::audit) async fn key_changes(
     // In this order: whatever goes in between was told of before it went.
     let standing = audit_log::signing_keys(connection).await?;
     let drops = known(connection).await?;
-    let mut all: BTreeMap<(String, i64), Option<String>> = BTreeMap::new();
-    for told in drops.keys() {
-        let at = (told.instance.clone(), told.seq);
-        all.insert(at, Some(told.detail.to_string()));
+    let mut all: BTreeMap<(String, i64), KeyChange> = BTreeMap::new();
+    for record in &drops.records {
+        let recorded_at = record.detail.month.ends();
+        for told in &record.detail.signing_keys {
+            let at = (told.instance.clone(), told.seq);
+            let change = KeyChange {
+                instance_id: told.instance.clone(),
+                seq: told.seq,
+                recorded_at,
+                detail: Some(told.detail.to_string()),
+            };
+            // Each later record tells it again; the first is the nearest.
+            all.entry(at).or_insert(change);
+        }
     }
     for change in standing {
-        all.insert((change.instance_id, change.seq), change.detail);
+        all.insert((change.instance_id.clone(), change.seq), change);
     }
-    Ok(all
-        .into_iter()
-        .map(|((instance_id, seq), detail)| KeyChange {
-            instance_id,
-            seq,
-            detail,
-        })
-        .collect())
+    Ok(all.into_values().collect())
 }
 
 impl Detail {
@@ -202,13 +209,6 @@ impl Drops {
         gone
     }
 
-    /// The changes of keys that are told of.
-    fn keys(&self) -> impl Iterator<Item = &KeyTold> {
-        self.records
-            .iter()
-            .flat_map(|record| &record.detail.signing_keys)
-    }
-
     /// The changes of keys that entries tell of which were recorded before `until`, and those that go now, in order.
     pub(super) fn keys_told(&self, until: Timestamp, now: &[KeyTold]) -> Vec<KeyTold> {
         let records = self.records.iter();
@@ -240,6 +240,51 @@ impl Drops {
                 end.seq == seq && Some(end.hash.as_str()) == hash && end.is_right(checked)
             })
         })
+    }
+
+    /// Holds what is told against times that are known: a month is over when it is dropped, whatever is left of an instance was
+    /// recorded after it, and nothing of it was recorded in an instance that was made later.
+    pub fn hold_times(&self, checked: &mut BTreeMap<String, Checked>) {
+        for record in &self.records {
+            let end = record.detail.month.ends();
+            let first = |instance: &str| checked.get(instance).and_then(|one| one.first);
+            let is_left_over = |part: &&Part| {
+                first(&part.instance).is_some_and(|(seq, at)| seq == part.last + 1 && at < end)
+            };
+            let made = |instance: &str| {
+                let id = instance.parse::<InstanceId>().ok();
+                id.map_or(i64::MAX, |id| id.unix_ms())
+            };
+            let mut ends = record.detail.ends();
+            let month = record.detail.month;
+            let why = if record.recorded_at < end {
+                format!("it says that {month} is dropped, which was not over")
+            } else if let Some(part) = record.detail.instances.iter().find(is_left_over) {
+                format!(
+                    "it says that {} ended {month} with entry {}, and the one after that was recorded in it, too",
+                    part.instance, part.last
+                )
+            } else if let Some(end) = ends.find(|one| made(&one.instance) >= end.timestamp_millis())
+            {
+                format!(
+                    "it says that {month} held entries of {}, which is later",
+                    end.instance
+                )
+            } else {
+                continue;
+            };
+            if let Some(one) = checked.get_mut(&record.by.0) {
+                one.accuse(Wrong::new(record.by.1, Fault::Misdated, why));
+            }
+        }
+    }
+
+    /// The entries that tell of what was dropped, as they stand before `until`.
+    pub(super) fn tellers(&self, until: Timestamp) -> impl Iterator<Item = &str> {
+        let records = self.records.iter();
+        records
+            .filter(move |record| record.recorded_at < until)
+            .map(|record| record.by.0.as_str())
     }
 
     /// Every end that is told of by entries recorded before `until`, each instance's last.

@@ -11,11 +11,12 @@ use super::{
     dropped::{self, By, Detail, Export},
 };
 use crate::{
+    audit::{beginnings::Beginnings, record_command, verify::Keys},
     clock,
     entry::{Entry, Kind, chain},
-    ids::InstanceId,
+    signing::Held,
     store::{
-        self, StoreError, audit_log,
+        StoreError, audit_log,
         keeping::{self, Partition},
     },
 };
@@ -44,7 +45,8 @@ pub enum Dropped {
     Before(Manifest),
 }
 
-/// Drops the partition of a month that `export` holds. `owner` is the role that owns the tables; `keep_for_days` counts from the end
+/// Drops the partition of a month that `export` holds. `owner` is the role that owns the tables, and `held` signs what is
+/// recorded of it; `keep_for_days` counts from the end
 /// of the month. `said` hears what is being done, `progress` of each thousand entries that were read.
 ///
 /// # Errors
@@ -52,6 +54,7 @@ pub enum Dropped {
 /// says so.
 pub async fn drop_month(
     owner: &PgConnectOptions,
+    held: &Held,
     month: Month,
     export: &Path,
     keep_for_days: u32,
@@ -74,7 +77,8 @@ pub async fn drop_month(
     }
     let name = month.partition();
     let partitions = keeping::partitions(&mut connection).await?;
-    let is_recorded = is_recorded(&mut connection, &manifest).await?;
+    let begun = begun(&mut connection, held).await?;
+    let is_recorded = is_recorded(&mut connection, &manifest, &begun).await?;
     let partition = partitions.iter().find(|partition| partition.name == name);
     let partition = match (partition, is_recorded) {
         (None, true) => return Ok(Dropped::Before(manifest)),
@@ -98,16 +102,16 @@ pub async fn drop_month(
         }
         if !is_recorded {
             said("recording that it will be dropped");
-            record(&mut connection, &manifest, by).await?;
+            record(&mut connection, &manifest, held, &begun, by).await?;
         }
     }
     said("dropping the partition");
     detach(&mut connection, &name).await?;
-    let held = remove(&mut connection, &name, manifest.contents.entries).await?;
-    if held != manifest.contents.entries {
+    let removed = remove(&mut connection, &name, manifest.contents.entries).await?;
+    if removed != manifest.contents.entries {
         keeping::attach(&mut connection, &name, month.begins(), month.ends()).await?;
         return refused(format!(
-            "something was added to {month} at the last moment: it has {held} entries and stays; export it again"
+            "something was added to {month} at the last moment: it has {removed} entries and stays; export it again"
         ));
     }
     connection.close().await.map_err(StoreError::from)?;
@@ -139,16 +143,26 @@ async fn connect(owner: &PgConnectOptions) -> Result<PgConnection, KeepingError>
     Ok(connection)
 }
 
-/// Whether an entry that is as it was written tells of this very export.
+/// How the chains begin that stand now, for whoever holds this key.
+async fn begun(connection: &mut PgConnection, held: &Held) -> Result<Beginnings, KeepingError> {
+    let changes = dropped::key_changes(connection).await?;
+    let keys = Keys::follow(&changes, std::slice::from_ref(held.key.verifier()));
+    let extents = audit_log::extents(connection).await?;
+    Ok(Beginnings::read(connection, &extents, &keys).await?)
+}
+
+/// Whether an entry that is as it was written, by whom it may be, tells of this very export.
 async fn is_recorded(
     connection: &mut PgConnection,
     manifest: &Manifest,
+    begun: &Beginnings,
 ) -> Result<bool, KeepingError> {
     use futures::TryStreamExt as _;
     for row in keeping::drops(connection).await? {
         let detail = row.detail.as_deref().map(serde_json::from_str::<Detail>);
         let Some(Ok(detail)) = detail else { continue };
-        if detail.month != manifest.contents.month
+        if !begun.is_right(&row.instance_id)
+            || detail.month != manifest.contents.month
             || detail.instances != manifest.contents.instances
             || detail.export.file_sha256 != manifest.file_sha256
             || detail.export.contents_sha256 != manifest.contents.sha256
@@ -198,7 +212,7 @@ async fn may_go(
     let calls = keeping::unfinished(connection, month.begins(), month.ends()).await?;
     if !calls.is_empty() {
         return refused(format!(
-            "calls of {month} or before have not ended: {}; let them end (approve or deny what is parked; a start of the gateway closes what a stopped one left open)",
+            "calls of {month} or before have not ended: {}; let them end (approve or deny what is parked; a start of the gateway closes what a stopped one left open; resolve what is on the work list)",
             calls.join(", ")
         ));
     }
@@ -216,12 +230,19 @@ async fn may_go(
 async fn record(
     connection: &mut PgConnection,
     manifest: &Manifest,
+    held: &Held,
+    begun: &Beginnings,
     by: Operator,
 ) -> Result<(), KeepingError> {
     let contents = &manifest.contents;
     // What was told of by entries that now go themselves must be told again.
     let drops = dropped::known(connection).await?;
     let until = contents.month.ends();
+    if let Some(forged) = drops.tellers(until).find(|by| !begun.is_right(by)) {
+        return refused(format!(
+            "the first entry of {forged} tells of a drop and was not written by this installation: toolgate audit verify says more. Nothing goes that would have it told again under a signature"
+        ));
+    }
     let earlier = drops.told_before(until);
     let signing_keys = drops.keys_told(until, &contents.signing_keys);
     if earlier.len() > INSTANCES || signing_keys.len() > INSTANCES {
@@ -251,11 +272,8 @@ async fn record(
         detail: Some(detail),
         ..Entry::new(Kind::PartitionDropped)
     };
-    let instance = InstanceId::generate();
-    let row = entry.row(instance.as_str(), 1, clock::now());
-    let hash = chain::hash(&chain::START, &row);
-    store::audit::insert(connection, &[row], &[hash]).await?;
-    Ok(())
+    // Both entries of it are one statement, which stands or does not.
+    Ok(record_command(connection, held, entry).await?)
 }
 
 /// Detaches the partition, or ends what an earlier attempt began, without stopping whoever records meanwhile.

@@ -4,12 +4,17 @@
 use std::collections::BTreeSet;
 
 use super::{Fault, Wrong};
-use crate::{audit::signing_keys::told, checkpoint::VerifierKey, store::audit_log::KeyChange};
+use crate::{
+    audit::signing_keys::told, checkpoint::VerifierKey, clock::Timestamp,
+    store::audit_log::KeyChange,
+};
 
 #[derive(Default)]
-pub(super) struct Keys {
+pub(in crate::audit) struct Keys {
     /// From which entry on each is in force: instance, number, key.
     timeline: Vec<(String, i64, VerifierKey)>,
+    /// When each of those was recorded.
+    times: Vec<Timestamp>,
     /// Those whose checkpoints count.
     pub trusted: BTreeSet<VerifierKey>,
     /// Those and all others that the records name.
@@ -45,6 +50,7 @@ impl Keys {
                 _ => unproved.push((change, new.clone())),
             }
             keys.known.insert(new.clone());
+            keys.times.push(change.recorded_at);
             keys.timeline
                 .push((change.instance_id.clone(), change.seq, new));
         }
@@ -95,6 +101,18 @@ impl Keys {
             change.instance_id.clone(),
             Wrong::new(change.seq, Fault::UnprovedKey, words),
         ));
+    }
+
+    /// Whether no other key had followed this one by then. One that the records do not name was never replaced.
+    pub fn was_in_force(&self, key: &VerifierKey, at: Timestamp) -> bool {
+        let mut of_it = self
+            .timeline
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, _, known))| known == key)
+            .map(|(number, _)| self.times.get(number + 1))
+            .peekable();
+        of_it.peek().is_none() || of_it.any(|until| until.is_none_or(|until| at <= *until))
     }
 
     /// The key that signs a checkpoint of an instance at a size; none where the records name none yet.

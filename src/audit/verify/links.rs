@@ -1,6 +1,9 @@
 //! How the chains hang together: the first entry of each start names the ends of those before.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use futures::TryStreamExt as _;
 use serde_json::Value;
@@ -8,8 +11,11 @@ use sqlx::PgConnection;
 
 use super::{Checked, Fault, Wrong};
 use crate::{
-    audit::keeping::Drops,
-    ids::InstanceId,
+    audit::{
+        beginnings::{Beginnings, Begun},
+        keeping::Drops,
+        signed::PROMPT,
+    },
     secrets,
     store::{
         StoreError,
@@ -19,15 +25,15 @@ use crate::{
 
 /// A head that the first entry of a later instance names.
 #[derive(Debug, Clone)]
-pub(super) struct Followed {
-    instance: String,
-    seq: i64,
-    hash: Option<String>,
+pub(in crate::audit) struct Followed {
+    pub instance: String,
+    pub seq: i64,
+    pub hash: Option<String>,
     by: String,
 }
 
 /// The heads that a first entry names.
-pub(super) fn followed(stored: &Stored, by: &str) -> Vec<Followed> {
+pub(in crate::audit) fn followed(stored: &Stored) -> Vec<Followed> {
     let detail: Value = stored
         .detail
         .as_deref()
@@ -42,21 +48,27 @@ pub(super) fn followed(stored: &Stored, by: &str) -> Vec<Followed> {
                 instance: head.get("instance")?.as_str()?.to_owned(),
                 seq: head.get("seq")?.as_i64()?,
                 hash: head.get("hash").and_then(Value::as_str).map(str::to_owned),
-                by: by.to_owned(),
+                by: stored.instance_id.clone(),
             })
         })
         .collect()
 }
 
-/// Holds the chains against what later starts know of their ends.
+/// Holds the chains against what later starts know of their ends. Only what a start says counts that is right itself.
 pub(super) async fn links(
     connection: &mut PgConnection,
     checked: &mut BTreeMap<String, Checked>,
-    follows: &[Followed],
+    beginnings: &Beginnings,
     drops: &Drops,
 ) -> Result<(), StoreError> {
-    ends(checked, follows);
-    for known in follows {
+    let starts: BTreeMap<&str, &Begun> = beginnings
+        .0
+        .iter()
+        .filter(|(instance, begun)| begun.is_start && is_first_right(checked, instance))
+        .map(|(instance, begun)| (instance.as_str(), begun))
+        .collect();
+    ends(checked, beginnings, &starts);
+    for known in starts.values().flat_map(|begun| &begun.follows) {
         // An end whose row may be gone, because nothing or only what came later is left of its instance.
         let may_be_gone = checked
             .get(&known.instance)
@@ -100,31 +112,48 @@ pub(super) async fn links(
     Ok(())
 }
 
-/// What stands behind the ends that later starts know, and instances that no later start knows.
-fn ends(checked: &mut BTreeMap<String, Checked>, follows: &[Followed]) {
-    let newest: Option<&String> = follows.iter().map(|known| &known.by).max();
-    for one in checked.values_mut() {
-        let known = follows
-            .iter()
-            .filter(|known| known.instance == one.instance);
-        let end = known.clone().map(|known| known.seq).max();
-        let wrong = match end {
-            Some(end) if one.last > end => Wrong::new(
-                end + 1,
-                Fault::Inserted,
-                format!("its instance had ended with number {end}"),
-            ),
-            None if newest.is_some_and(|newest| one.instance < *newest)
-                && is_instance(&one.instance) =>
-            {
-                Wrong::new(1, Fault::Unlinked, "no later start knows of this instance")
-            }
-            _ => continue,
-        };
-        one.accuse(wrong);
-    }
+/// Whether the first entry of an instance is as it was written, by whom it may be.
+fn is_first_right(checked: &BTreeMap<String, Checked>, instance: &str) -> bool {
+    checked
+        .get(instance)
+        .is_some_and(|one| one.wrong.as_ref().is_none_or(|wrong| wrong.seq > 1))
 }
 
-fn is_instance(id: &str) -> bool {
-    id.parse::<InstanceId>().is_ok()
+/// What stands behind the ends that later starts know, and instances that the start after them does not know.
+fn ends(
+    checked: &mut BTreeMap<String, Checked>,
+    beginnings: &Beginnings,
+    starts: &BTreeMap<&str, &Begun>,
+) {
+    let mut named: BTreeMap<&str, (i64, BTreeSet<&str>)> = BTreeMap::new();
+    for known in starts.values().flat_map(|begun| &begun.follows) {
+        let (end, by) = named.entry(&known.instance).or_default();
+        *end = known.seq.max(*end);
+        by.insert(&known.by);
+    }
+    for (instance, one) in checked.iter_mut().filter(|(_, one)| one.entries > 0) {
+        let behind = (Bound::Excluded(instance.as_str()), Bound::Unbounded);
+        let mut later = starts.range::<str, _>(behind);
+        let Some((next, start)) = later.next() else {
+            continue;
+        };
+        let known = named.get(instance.as_str());
+        let is_named = |by: &str| known.is_some_and(|(_, all)| all.contains(by));
+        // A command may commit while a gateway starts, too late for that one to see it.
+        let came_late = beginnings.0.get(instance).is_some_and(|begun| {
+            !begun.is_start && begun.recorded_at + PROMPT >= start.recorded_at
+        });
+        let is_known = is_named(next)
+            || came_late
+                && later
+                    .next()
+                    .is_none_or(|(after_next, _)| is_named(after_next));
+        if !is_known {
+            let words = format!("{next}, the first start after it, does not know of this instance");
+            one.accuse(Wrong::new(1, Fault::Unlinked, words));
+        } else if let Some((end, _)) = known.filter(|(end, _)| one.last > *end) {
+            let words = format!("its instance had ended with number {end}");
+            one.accuse(Wrong::new(end + 1, Fault::Inserted, words));
+        }
+    }
 }

@@ -5,12 +5,10 @@ use std::iter::Peekable;
 use futures::TryStreamExt as _;
 use sqlx::PgConnection;
 
-use super::{
-    Fault, Wrong,
-    links::{Followed, followed},
-};
+use super::{Fault, Wrong, versions::Named};
 use crate::{
     checkpoint::{Frontier, Hash},
+    clock::Timestamp,
     entry::{Kind, chain},
     store::{
         StoreError,
@@ -28,7 +26,10 @@ pub(super) struct Stretch {
     pub wrong: Vec<Wrong>,
     pub faults: u64,
     pub head: Option<Vec<u8>>,
-    pub follows: Vec<Followed>,
+    /// Number and time of its first entry.
+    pub first: Option<(i64, Timestamp)>,
+    /// The contracts and policies that its entries name.
+    pub named: Named,
     /// The tree over its hashes; none from where one is missing.
     pub tree: Option<Frontier>,
     /// For each size that was asked for: the tree's right-hand part at that size.
@@ -90,6 +91,7 @@ pub(super) async fn stretch(
             continue;
         }
         found.entries += 1;
+        found.first.get_or_insert((stored.seq, stored.recorded_at));
         if stored.seq < expected {
             found.fault(
                 stored.seq,
@@ -128,13 +130,23 @@ pub(super) async fn stretch(
             );
         }
         last_time = Some(stored.recorded_at);
-        if stored.kind == Kind::GatewayStarted.as_str() {
-            found.follows.extend(followed(&stored, &extent.instance_id));
+        found.named.take(&stored);
+        if let Some(words) = misplaced(&stored) {
+            found.fault(stored.seq, Fault::Inserted, words);
         }
         previous = own;
     }
     found.name_suspects();
     Ok(found)
+}
+
+/// What only a beginning is.
+fn misplaced(stored: &Stored) -> Option<&'static str> {
+    if stored.kind == Kind::GatewayStarted.as_str() && stored.seq != 1 {
+        return Some("a gateway's start stands within a chain");
+    }
+    (stored.kind == Kind::ChainSigned.as_str() && stored.seq != 2)
+        .then_some("the signature of a beginning stands elsewhere")
 }
 
 fn hash_of(stored: &Stored) -> Option<chain::Hash> {

@@ -6,8 +6,8 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::Writer;
 use crate::{
-    audit::{Checkpoints, opening, orphaned, publishing::Publisher, signing_keys},
-    clock,
+    audit::{Checkpoints, opening, orphaned, publishing::Publisher, signed, signing_keys},
+    entry::chain::START,
     store::{self, StoreError},
     tenure::{TENURE, process},
 };
@@ -24,15 +24,29 @@ impl Writer {
             .as_mut()
             .ok_or_else(|| StoreError::Unavailable("not connected".to_owned()))?;
         wait_for_predecessors(connection).await?;
-        let (now, asked_at) = (clock::now(), Instant::now());
+        let (now, asked_at) = (signed::beginning_of(self.chain.instance()), Instant::now());
         store::audit::ensure_partitions(connection).await?;
-        let this = process::this();
-        store::instances::add(connection, self.chain.instance(), this.as_deref(), now).await?;
-        store::instances::end_others(connection, self.chain.instance()).await?;
         let recorded = signing_keys::recorded(connection).await?;
         let steps = checkpoints.held.steps_from(recorded.as_ref());
         let mut transaction = connection.begin().await?;
+        // With the entries: a start that recorded nothing must not count as one when the next looks for the ends before it.
+        let process = process::this();
+        store::instances::add(
+            &mut transaction,
+            self.chain.instance(),
+            process.as_deref(),
+            now,
+        )
+        .await?;
+        store::instances::end_others(&mut transaction, self.chain.instance()).await?;
         let mut entries = vec![opening(&mut transaction, self.chain.instance()).await?];
+        let (_, first) = self.chain.linked(now, entries.iter());
+        let first = first.first().copied().unwrap_or(START);
+        entries.push(signed::entry(
+            &checkpoints.held.key,
+            self.chain.instance(),
+            &first,
+        ));
         entries.extend(steps.iter().map(signing_keys::entry));
         entries.extend(orphaned(&mut transaction, self.chain.instance(), now).await?);
         let (rows, hashes) = self.chain.linked(now, entries.iter());

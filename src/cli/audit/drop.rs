@@ -6,10 +6,13 @@ use clap::Args;
 
 use super::counting;
 use crate::{
-    audit::keeping::{self, Dropped, KeepingError, Month, Operator},
+    audit::{
+        CommandError,
+        keeping::{self, Dropped, KeepingError, Month, Operator},
+    },
     cli::check,
     config::{self, Variables},
-    database,
+    database, signing,
     store::StoreError,
 };
 
@@ -43,9 +46,11 @@ pub(super) async fn run(args: DropArgs) -> anyhow::Result<ExitCode> {
         );
     };
     let owner = database::owner(&config.database)?;
+    let held = signing::load(&config.checkpoints.key_file).map_err(CommandError::from)?;
     let bar = counting("entries read")?;
     let done = keeping::drop_month(
         &owner,
+        &held,
         args.month,
         &args.export,
         keep_for_days,

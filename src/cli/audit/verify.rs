@@ -112,6 +112,7 @@ fn tell(
     if !given.checkpoints.is_empty() {
         tell_checkpoints(out, &report.checkpoints)?;
     }
+    tell_versions(out, report)?;
     let entries: u64 = checked.iter().map(|one| one.entries).sum();
     let wrong = checked.iter().filter(|one| one.wrong.is_some()).count();
     let seconds = began.elapsed().as_secs_f64();
@@ -120,6 +121,16 @@ fn tell(
         "\n{entries} entries of {} instances checked in {seconds:.1} s.",
         checked.len()
     )?;
+    if let Some(uncovered) = &report.uncovered {
+        let since = uncovered.since.map_or_else(String::new, |since| {
+            format!(", from {} on,", since.to_rfc3339())
+        });
+        writeln!(
+            out,
+            "{} of them{since} are not yet covered: by no checkpoint that was given, and by no later start. Until they are, the database's owner can cut them or make them anew.",
+            uncovered.entries
+        )?;
+    }
     if given.keys.is_empty()
         && let (Some(key), false) = (report.keys.first(), given.checkpoints.is_empty())
     {
@@ -138,6 +149,11 @@ fn tell(
             out,
             "{wrong} of them are not as they were written. Keep the database as it is, and compare with a backup from before."
         )?;
+    } else if !report.versions.is_empty() {
+        writeln!(
+            out,
+            "The chains are whole, but not the texts that decided. The digests are right: look for the texts in an export or a backup."
+        )?;
     } else {
         writeln!(
             out,
@@ -149,15 +165,20 @@ fn tell(
 
 fn tell_instance(out: &mut impl std::io::Write, one: &Checked) -> anyhow::Result<()> {
     let Some(wrong) = &one.wrong else {
-        if one.entries > 1 {
+        if one.entries > 0 {
             let head = one.head.as_deref().unwrap_or_default();
             let head = head.get(..16).unwrap_or(head);
             let vouched = one
                 .checkpointed
                 .map_or(String::new(), |size| format!("  checkpointed to {size}"));
+            let unsigned = if one.signed == Some(false) {
+                "  unsigned, from before chains were signed"
+            } else {
+                ""
+            };
             writeln!(
                 out,
-                "  right  {}  {:>9} entries  head {head}…{vouched}",
+                "  right  {}  {:>9} entries  head {head}…{vouched}{unsigned}",
                 one.instance, one.entries
             )?;
         }
@@ -180,6 +201,20 @@ fn tell_instance(out: &mut impl std::io::Write, one: &Checked) -> anyhow::Result
             out,
             "         and {} more of this instance do not fit",
             one.faults - 1
+        )?;
+    }
+    Ok(())
+}
+
+fn tell_versions(out: &mut impl std::io::Write, report: &Report) -> anyhow::Result<()> {
+    for wrong in &report.versions {
+        writeln!(
+            out,
+            "  WRONG  {} {} {}: {}",
+            wrong.kind.as_deref().unwrap_or("version"),
+            wrong.name.as_deref().unwrap_or_default(),
+            wrong.digest,
+            wrong.words
         )?;
     }
     Ok(())
