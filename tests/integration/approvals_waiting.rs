@@ -396,7 +396,9 @@ async fn approvers_see_the_real_thing_and_seeing_is_recorded() {
         answer.header("toolgate-call").to_owned(),
     );
     let shown = world.shown("bob", &approval).await;
-    assert_eq!(shown["arguments"], body, "whole, and as they will be sent");
+    let mut visible = body.clone();
+    visible["note"] = "nothing \\u{202E}hidden\\u{200B} ".repeat(20).into();
+    assert_eq!(shown["arguments"], visible, "whole, and nothing hides");
     let text = shown["policy_texts"]["money-needs-finance"]
         .as_str()
         .unwrap();

@@ -13,12 +13,7 @@ use std::{
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, Row as _};
-use toolgate::{
-    demo::desk,
-    issuing,
-    keys::KeyKind,
-    secrets::{Keyring, Secret},
-};
+use toolgate::{demo::desk, secrets::Secret};
 
 use crate::{
     checkpoints,
@@ -99,11 +94,15 @@ async fn a_clock_that_jumps_while_calls_go_on_breaks_no_chain() {
     let config = place.config();
     let serve = ["serve", "--config", config.to_str().unwrap()];
     let mut running = Running::start(&serve, &variables).await;
-    let ring = Keyring::new(&Secret::new(MASTER)).unwrap();
-    let gateway = options("toolgate_gateway", &database);
-    let (_, key) = issuing::issue(&gateway, &ring, KeyKind::Agent, "support-bot", None)
-        .await
+    // By the same clock.
+    let made = std::process::Command::new(env!("CARGO_BIN_EXE_toolgate"))
+        .args(["keys", "create", "--agent", "support-bot", "--config"])
+        .arg(place.config())
+        .envs(variables.clone())
+        .output()
         .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let key = Secret::new(String::from_utf8(made.stdout).unwrap().trim());
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let refund = |running: &Running, amount: u32| {
         let url = format!("http://{}/desk/refunds", running.agents);

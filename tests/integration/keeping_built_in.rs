@@ -67,12 +67,12 @@ impl Stand {
 async fn earlier(stand: &Stand) {
     let mut owner = stand.owner().await;
     months(&mut owner).await;
-    let mut start = Writing::new();
+    let mut start = Writing::begun_in(month(9));
     start.write(&mut owner, month(9), vec![started(&[])]).await;
     for ago in [9, 8, 7] {
         start.write(&mut owner, month(ago), calls()).await;
     }
-    sqlx::query("INSERT INTO toolgate.instances VALUES ($1, $2, $2)")
+    sqlx::query("INSERT INTO toolgate.instances (instance_id, started_at, settled_until, ended_at) VALUES ($1, $2, $2, now())")
         .bind(start.instance.as_str())
         .bind(month(7).begins() + TimeDelta::days(1))
         .execute(&mut owner)

@@ -68,7 +68,12 @@ pub(super) async fn links(
         .map(|(instance, begun)| (instance.as_str(), begun))
         .collect();
     ends(checked, beginnings, &starts);
-    for known in starts.values().flat_map(|begun| &begun.follows) {
+    let all = beginnings.0.iter().flat_map(|(_, begun)| &begun.follows);
+    for known in all {
+        // A start that is not right itself tells only of what is gone, and accuses nothing that stands.
+        if !starts.contains_key(known.by.as_str()) && checked.contains_key(&known.instance) {
+            continue;
+        }
         // An end whose row may be gone, because nothing or only what came later is left of its instance.
         let may_be_gone = checked
             .get(&known.instance)
