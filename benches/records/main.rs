@@ -113,6 +113,9 @@ async fn main() -> anyhow::Result<()> {
     let home = home.join(format!("toolgate-records-{}", std::process::id()));
     let database = Database::new(home.clone()).await?;
     let world = Arc::new(world::World::new()?);
+    let mut gateway = PgConnection::connect_with(&database.role("toolgate_gateway")).await?;
+    world.keep_versions(&mut gateway).await?;
+    gateway.close().await?;
     let done = run(&args, database, world).await;
     std::fs::remove_dir_all(&home)?;
     let figures = done?;

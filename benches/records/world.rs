@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use sqlx::PgConnection;
 use toolgate::{
     call::Consequence,
     clock,
     entry::{Caps, Decision, Entry, Kind, Outcome},
     ids::{ApprovalId, CallId, RunId},
+    json::sha256_hex,
     redaction::{Marks, Redactor},
     secrets::{Keyring, Secret},
+    store::audit::keep_version,
 };
 
 /// A tool: its name and what it does to the world.
@@ -48,12 +51,42 @@ const CONSEQUENCES: [Consequence; 6] = [
     Consequence::PermissionChange,
 ];
 
+const TOOLS: usize = 24;
+const POLICIES: &str =
+    r#"{"policies":[["support-refunds","permit (principal, action, resource);"]]}"#;
+
+/// The text of a tool's contract.
+fn contract(number: usize) -> String {
+    json!({"name": format!("api{}.things{number}.act", number % 4)}).to_string()
+}
+
+fn digest_of(text: &str) -> String {
+    format!("sha256:{}", sha256_hex(text))
+}
+
 impl World {
+    /// Keeps the texts that the entries name, as a gateway does at start.
+    pub async fn keep_versions(&self, connection: &mut PgConnection) -> anyhow::Result<()> {
+        for (number, tool) in self.tools.iter().enumerate() {
+            let text = contract(number);
+            keep_version(connection, "contract", &tool.name, &tool.digest, &text).await?;
+        }
+        keep_version(
+            connection,
+            "policies",
+            "policies",
+            &self.policy_digest,
+            POLICIES,
+        )
+        .await?;
+        Ok(())
+    }
+
     pub fn new() -> anyhow::Result<Self> {
         let keys = Arc::new(Keyring::new(&Secret::new(
             "a master secret for this benchmark only",
         ))?);
-        let tools = (0..24)
+        let tools = (0..TOOLS)
             .map(|number: usize| Tool {
                 name: format!("api{}.things{number}.act", number % 4).into(),
                 api: format!("api{}", number % 4).into(),
@@ -61,7 +94,7 @@ impl World {
                     .get(number % 6)
                     .copied()
                     .unwrap_or(Consequence::Read),
-                digest: format!("sha256:{:064x}", number + 1).into(),
+                digest: digest_of(&contract(number)).into(),
             })
             .collect();
         let caps = Caps {
@@ -76,7 +109,7 @@ impl World {
                 "properties": {"email": {"type": "string", "x-sensitivity": "pii"}},
             })),
             tools,
-            policy_digest: format!("sha256:{:064x}", 0).into(),
+            policy_digest: digest_of(POLICIES).into(),
         })
     }
 
