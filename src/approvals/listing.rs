@@ -12,7 +12,7 @@ use crate::{
     quorum::Member,
     store::{
         self, StoreError,
-        approvals::{ApprovalRow, Filter},
+        approvals::{ApprovalRow, Filter, Listed},
         composition::BehindRow,
     },
 };
@@ -153,17 +153,8 @@ fn votes(case: &Case) -> Vec<Value> {
         .collect()
 }
 
-/// A page of what somebody may approve.
-#[derive(Debug)]
-pub struct Decidable {
-    /// The approvals.
-    pub rows: Vec<ApprovalRow>,
-    /// Where the next page begins, if there may be one.
-    pub cursor: Option<String>,
-}
-
 /// The pending approvals on which this operator may vote `approve` now, by their own right or a lent one, and has not voted yet.
-/// Looks at a bounded number of rows: a page may be short, or empty, and still have a cursor.
+/// Looks at a bounded number of rows: a page may be short, or empty, and still not be the last.
 ///
 /// # Errors
 /// When the database is away.
@@ -172,7 +163,7 @@ pub async fn decidable(
     operator: &str,
     filter: &Filter<'_>,
     limit: i64,
-) -> Result<Decidable, StoreError> {
+) -> Result<Listed, StoreError> {
     let mut connection = app.pool.acquire().await?;
     let lent = store::delegations::to(&mut connection, operator).await?;
     let mut people: Vec<&str> = lent
@@ -198,27 +189,21 @@ pub async fn decidable(
             consequence: filter.consequence,
         };
         let found = store::approvals::list(&mut connection, &page, CHUNK).await?;
-        let last = i64::try_from(found.len()).unwrap_or(0) < CHUNK;
-        for case in Case::load(&mut connection, found).await? {
+        for case in Case::load(&mut connection, found.rows).await? {
             after = Some(case.row.approval_id.clone());
             if may_approve(app, &case, operator, &people, &lent) {
                 rows.push(case.row);
             }
             if i64::try_from(rows.len()).unwrap_or(i64::MAX) >= limit {
-                return Ok(Decidable {
-                    rows,
-                    cursor: after,
-                });
+                return Ok(Listed { rows, after });
             }
         }
-        if last {
-            return Ok(Decidable { rows, cursor: None });
+        after = found.after;
+        if after.is_none() {
+            break;
         }
     }
-    Ok(Decidable {
-        rows,
-        cursor: after,
-    })
+    Ok(Listed { rows, after })
 }
 
 /// The tiers in which one of these people could take a seat, as the config stands.

@@ -18,13 +18,13 @@ use crate::{
 };
 
 pub(super) mod approvals;
-mod cursor;
 pub(super) mod delegations;
 pub(super) mod deliveries;
 pub(super) mod entries;
 mod filter;
 pub(super) mod history;
 pub(super) mod kill_switches;
+mod paging;
 mod reading;
 pub(super) mod stream;
 pub(super) mod work;

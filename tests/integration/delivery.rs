@@ -25,7 +25,7 @@ pub fn with(destinations: &str) -> Setup {
 }
 
 /// A destination with a webhook to this receiver, and further lines.
-fn hook(name: &str, receiver: &Receiver, more: &str) -> String {
+pub fn hook(name: &str, receiver: &Receiver, more: &str) -> String {
     format!(
         "  {name}:\n    webhook:\n      url: {}\n      secrets: [\"${{env:HOOK_SECRET}}\"]\n      allow_private_addresses: true\n{more}",
         receiver.url()

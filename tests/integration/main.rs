@@ -36,6 +36,7 @@ mod keeping;
 mod keeping_roots;
 mod kill_switch;
 mod layers;
+mod lists;
 mod load;
 mod outage;
 mod paths;

@@ -12,22 +12,25 @@ use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{allow, identify, reason, refused};
+use super::{
+    allow, filter, identify,
+    paging::{self, Page, Paging},
+    reason, refused,
+};
 use crate::{
     app::App,
-    approvals::{self, Ballot, Decidable, Shown, Vote},
+    approvals::{self, Ballot, Shown, Vote},
+    call::Consequence,
     entry::{Entry, Kind},
     http::input::{self, Named},
+    ids::RunId,
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
     store::{
         self, StoreError,
-        approvals::{Filter, STATES},
+        approvals::{Filter, Listed, STATES},
     },
 };
-
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MOST: i64 = 200;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,11 +48,69 @@ pub(in crate::http) struct Listing {
     cursor: Option<String>,
 }
 
+/// The same, understood.
+struct Question {
+    state: Option<&'static str>,
+    agent: Option<String>,
+    run: Option<String>,
+    tool: Option<String>,
+    tier: Option<String>,
+    consequence: Option<&'static str>,
+}
+
+impl Listing {
+    /// Reads the filters.
+    ///
+    /// # Errors
+    /// `malformed_body` that names the filter.
+    fn read(&self) -> Result<Question, Refusal> {
+        let state = filter::one_of("state", self.state.as_deref(), &STATES, |known| known)?;
+        if self.mine && state.is_some_and(|state| state != "pending") {
+            return Err(Refusal::new(
+                Reason::MalformedBody,
+                "With \"mine\", \"state\" can only be pending: nothing else can be approved.",
+            ));
+        }
+        let consequence = filter::one_of(
+            "consequence",
+            self.consequence.as_deref(),
+            &Consequence::ALL,
+            Consequence::as_str,
+        )?;
+        Ok(Question {
+            state,
+            agent: filter::name("agent", self.agent.as_deref())?,
+            run: filter::id::<RunId>("run", self.run.as_deref())?,
+            tool: filter::name("tool", self.tool.as_deref())?,
+            tier: filter::name("tier", self.tier.as_deref())?,
+            consequence: consequence.map(Consequence::as_str),
+        })
+    }
+}
+
+impl Question {
+    /// What was asked for, as it is recorded.
+    fn told(&self, mine: bool) -> Value {
+        let mut told = filter::given(&[
+            ("state", self.state),
+            ("agent", self.agent.as_deref()),
+            ("run", self.run.as_deref()),
+            ("tool", self.tool.as_deref()),
+            ("tier", self.tier.as_deref()),
+            ("consequence", self.consequence),
+        ]);
+        if mine {
+            told.insert("mine".to_owned(), json!(true));
+        }
+        told.into()
+    }
+}
+
 pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Page<Value>>, Refusal> {
     let operator = identify(&app, &headers)?;
     allow(
         &app,
@@ -58,62 +119,29 @@ pub(in crate::http) async fn list(
         OperatorContext::Empty,
     )
     .await?;
-    let Query(listing) =
-        listing.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
-    if listing
-        .state
-        .as_deref()
-        .is_some_and(|state| !STATES.contains(&state))
-    {
-        return Err(Refusal::new(
-            Reason::MalformedBody,
-            format!("\"state\" must be one of {}.", STATES.join(", ")),
-        ));
-    }
-    let names = [
-        &listing.agent,
-        &listing.run,
-        &listing.tool,
-        &listing.tier,
-        &listing.consequence,
-        &listing.cursor,
-    ];
-    // PostgreSQL has no text with this character, and its error would read as if it were away.
-    if names.into_iter().flatten().any(|name| name.contains('\0')) {
-        return Err(Refusal::new(
-            Reason::MalformedBody,
-            "A filter holds the character U+0000, which is in no name.",
-        ));
-    }
-    let limit = listing.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST);
-    let states: Vec<String> = listing.state.clone().into_iter().collect();
-    let tiers: Option<Vec<String>> = listing.tier.clone().map(|tier| vec![tier]);
+    let listing = paging::query(listing)?;
+    let asked = listing.read()?;
+    let told = asked.told(listing.mine);
+    let wanted = (listing.limit, listing.cursor.as_deref());
+    let paging = Paging::<String>::read(&app.keyring, "approvals", &told, wanted)?;
+    let states: Vec<String> = asked.state.map(str::to_owned).into_iter().collect();
+    let tiers: Option<Vec<String>> = asked.tier.clone().map(|tier| vec![tier]);
     let filter = Filter {
         states: &states,
-        agent: listing.agent.as_deref(),
-        run: listing.run.as_deref(),
-        tool: listing.tool.as_deref(),
-        consequence: listing.consequence.as_deref(),
+        agent: asked.agent.as_deref(),
+        run: asked.run.as_deref(),
+        tool: asked.tool.as_deref(),
+        consequence: asked.consequence,
         tiers: tiers.as_deref(),
-        after: listing.cursor.as_deref(),
+        after: paging.after.as_deref(),
     };
     let page = if listing.mine {
-        if listing
-            .state
-            .as_deref()
-            .is_some_and(|state| state != "pending")
-        {
-            return Err(Refusal::new(
-                Reason::MalformedBody,
-                "With \"mine\", \"state\" can only be pending: nothing else can be approved.",
-            ));
-        }
-        approvals::decidable(&app, &operator, &filter, limit).await
+        approvals::decidable(&app, &operator, &filter, paging.limit).await
     } else {
-        page(&app, &filter, limit).await
+        page(&app, &filter, paging.limit).await
     };
-    let Decidable { rows, cursor } = page.map_err(|error| away(&error))?;
-    let has_more = cursor.is_some();
+    let Listed { rows, after } = page.map_err(|error| away(&error))?;
+    let cursor = after.map(|last| paging.cursor(&last));
     let shown = approvals::shown_all(&app, &operator, rows)
         .await
         .map_err(|error| away(&error))?;
@@ -122,38 +150,13 @@ pub(in crate::http) async fn list(
         .map(|shown| (shown.row.approval_id.clone(), shown.seen.clone()))
         .collect();
     let data: Vec<Value> = shown.iter().map(|shown| to_json(&app, shown)).collect();
-    let given = [
-        ("state", &listing.state),
-        ("agent", &listing.agent),
-        ("run", &listing.run),
-        ("tool", &listing.tool),
-        ("tier", &listing.tier),
-        ("consequence", &listing.consequence),
-    ];
-    let mut filter: serde_json::Map<String, Value> = given
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?))))
-        .collect();
-    if listing.mine {
-        filter.insert("mine".to_owned(), json!(true));
-    }
-    viewed(&app, &operator, &seen, Some(filter.into())).await?;
-    Ok(Json(
-        json!({"data": data, "has_more": has_more, "cursor": cursor}),
-    ))
+    viewed(&app, &operator, &seen, Some(told)).await?;
+    Ok(Json(Page::new(data, cursor)))
 }
 
-/// A page, and where the next one begins.
-async fn page(app: &App, filter: &Filter<'_>, limit: i64) -> Result<Decidable, StoreError> {
+async fn page(app: &App, filter: &Filter<'_>, limit: i64) -> Result<Listed, StoreError> {
     let mut connection = app.pool.acquire().await?;
-    let mut rows = store::approvals::list(&mut connection, filter, limit + 1).await?;
-    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let cursor = rows
-        .last()
-        .filter(|_| has_more)
-        .map(|row| row.approval_id.clone());
-    Ok(Decidable { rows, cursor })
+    store::approvals::list(&mut connection, filter, limit).await
 }
 
 pub(in crate::http) async fn show(

@@ -13,7 +13,11 @@ use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Because, allow, identify, reading, reason};
+use super::{
+    Because, allow, identify,
+    paging::{self, Page, Paging},
+    reading, reason,
+};
 use crate::{
     app::App,
     approvals::delegations::{self, Lending},
@@ -24,8 +28,6 @@ use crate::{
     store::{self, StoreError, delegations::DelegationRow},
 };
 
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MOST: i64 = 200;
 /// Names in one delegation, of each kind.
 const NAMES_MOST: usize = 50;
 
@@ -89,17 +91,9 @@ pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Page<Value>>, Refusal> {
     let operator = identify(&app, &headers)?;
-    let Query(listing) =
-        listing.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
-    let cursor = listing.cursor.unwrap_or_default();
-    if cursor.contains('\0') {
-        return Err(Refusal::new(
-            Reason::MalformedBody,
-            "The cursor holds the character U+0000, which is in no id.",
-        ));
-    }
+    let listing = paging::query(listing)?;
     let reads_all = app
         .policies
         .decide_operator(
@@ -109,28 +103,23 @@ pub(in crate::http) async fn list(
             OperatorContext::Empty,
         )
         .permitted;
-    let limit = listing.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST);
+    let page = (listing.limit, listing.cursor.as_deref());
+    let paging = Paging::<String>::read(&app.keyring, "delegations", &json!({}), page)?;
+    let after = paging.after.as_deref().unwrap_or_default();
     let of = (!reads_all).then_some(&*operator);
     let rows = async {
         let mut connection = app.pool.acquire().await?;
-        store::delegations::list(&mut connection, of, &cursor, limit + 1).await
+        store::delegations::list(&mut connection, of, after, paging.wanted()).await
     };
     let mut rows = rows.await.map_err(|error: StoreError| {
         tracing::warn!(%error, "delegations could not be read");
         Refusal::record_unavailable()
     })?;
-    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let cursor = rows
-        .last()
-        .filter(|_| has_more)
-        .map(|row| row.delegation_id.clone());
+    let cursor = paging.cut(&mut rows, |last| last.delegation_id.clone());
     let data: Vec<Value> = rows.iter().map(to_json).collect();
     let what = json!({"rows": data.len()});
     reading::told(&app, &operator, "GET /v1/delegations", what).await?;
-    Ok(Json(
-        json!({"data": data, "has_more": has_more, "cursor": cursor}),
-    ))
+    Ok(Json(Page::new(data, cursor)))
 }
 
 pub(in crate::http) async fn revoke(

@@ -11,18 +11,20 @@ use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Because, allow, identify, reading, reason};
+use super::{
+    Because, allow, filter, identify,
+    paging::{self, Page, Paging},
+    reading, reason,
+};
 use crate::{
     app::App,
     delivery::ActRefused,
     http::input::{self, Named},
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
-    store::{self, StoreError},
+    store::{self, StoreError, deliveries::DeliveryRow},
 };
 
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MOST: i64 = 200;
 const STATES: [&str; 3] = ["pending", "delivered", "dead"];
 
 #[derive(Deserialize)]
@@ -43,55 +45,31 @@ pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Page<DeliveryRow>>, Refusal> {
     let operator = identify(&app, &headers)?;
     may(&app, &operator, OperatorAction::ReadDeliveries).await?;
-    let malformed = |detail: String| Refusal::new(Reason::MalformedBody, detail);
-    let Query(listing) = listing.map_err(|error| malformed(error.body_text()))?;
-    if let Some(state) = &listing.state
-        && !STATES.contains(&state.as_str())
-    {
-        return Err(malformed(format!(
-            "\"state\" must be one of {}.",
-            STATES.join(", ")
-        )));
-    }
-    if [&listing.destination, &listing.cursor]
-        .into_iter()
-        .flatten()
-        .any(|name| name.contains('\0'))
-    {
-        return Err(malformed(
-            "A filter holds the character U+0000, which is in no name.".to_owned(),
-        ));
-    }
-    let limit = listing.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST);
+    let listing = paging::query(listing)?;
+    let state = filter::one_of("state", listing.state.as_deref(), &STATES, |known| known)?;
+    let destination = filter::name("destination", listing.destination.as_deref())?;
+    let told = filter::given(&[("state", state), ("destination", destination.as_deref())]).into();
+    let page = (listing.limit, listing.cursor.as_deref());
+    let paging = Paging::<String>::read(&app.keyring, "deliveries", &told, page)?;
     let rows = async {
         let mut connection = app.pool.acquire().await?;
         store::deliveries::list(
             &mut connection,
-            listing.state.as_deref(),
-            listing.destination.as_deref(),
-            listing.cursor.as_deref(),
-            limit + 1,
+            state,
+            destination.as_deref(),
+            paging.after.as_deref(),
+            paging.wanted(),
         )
         .await
     };
     let mut rows = rows.await.map_err(|error: StoreError| away(&error))?;
-    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let cursor = rows
-        .last()
-        .filter(|_| has_more)
-        .map(|row| row.delivery_id.clone());
-    let what = json!({
-        "rows": rows.len(),
-        "filter": {"state": listing.state, "destination": listing.destination},
-    });
+    let cursor = paging.cut(&mut rows, |last| last.delivery_id.clone());
+    let what = json!({"rows": rows.len(), "filter": told});
     reading::told(&app, &operator, "GET /v1/deliveries", what).await?;
-    Ok(Json(
-        json!({"data": rows, "has_more": has_more, "cursor": cursor}),
-    ))
+    Ok(Json(Page::new(rows, cursor)))
 }
 
 pub(in crate::http) async fn destinations(

@@ -13,14 +13,14 @@ use bytes::Bytes;
 use chrono::TimeDelta;
 use futures::stream;
 use http::{HeaderMap, StatusCode, header};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     allow_reading, away,
-    cursor::Cursor,
     filter::{Asked, Question},
+    paging::{self, Paging},
     reading,
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     redaction,
     store::{
         StoreError,
-        entries::{self, Filter, Order, Room, Walk},
+        entries::{self, Filter, Order, Position, Room, Walk},
     },
 };
 
@@ -49,8 +49,7 @@ pub(in crate::http) async fn list(
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let operator = allow_reading(&app, &headers).await?;
-    let Query(asked) =
-        asked.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    let asked = paging::query(asked)?;
     let question = asked.question()?;
     let wants_stream = headers
         .get_all(header::ACCEPT)
@@ -69,28 +68,57 @@ pub(in crate::http) async fn list(
     page(&app, &operator, &asked, question).await
 }
 
+/// Where a page of entries ended.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Place {
+    /// The end of what the first page saw: what was recorded since is not part of this walk, so that it ends.
+    until: Timestamp,
+    /// The last entry of the page.
+    at: Timestamp,
+    instance: String,
+    seq: i64,
+}
+
+impl Place {
+    fn new(until: Timestamp, last: &Position) -> Self {
+        Self {
+            until,
+            at: last.recorded_at,
+            instance: last.instance_id.clone(),
+            seq: last.seq,
+        }
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            recorded_at: self.at,
+            instance_id: self.instance.clone(),
+            seq: self.seq,
+        }
+    }
+}
+
 async fn page(
     app: &App,
     operator: &Arc<str>,
     asked: &Asked,
     mut question: Question,
 ) -> Result<Response, Refusal> {
+    let list = format!("entries {:?}", question.order);
+    let page = (asked.limit, asked.cursor.as_deref());
+    let paging = Paging::<Place>::read(&app.keyring, &list, &question.told, page)?;
     let room = Room {
-        entries: asked.limit()?,
+        entries: paging.limit,
         bytes: PAGE_BYTES,
     };
-    let list = format!("entries {:?} {}", question.order, question.told);
-    let begun = asked
-        .cursor
-        .as_deref()
-        .map(|cursor| Cursor::decode(cursor, &app.keyring, &list))
-        .transpose()?;
-    let until = begun.as_ref().map_or_else(clock::now, |begun| begun.until);
+    let begun = paging.after.as_ref();
+    let until = begun.map_or_else(clock::now, |begun| begun.until);
     // Each page is itself recorded: without an end, a walk towards now would go on for ever.
     if question.order == Order::OldestFirst {
         end_at(&mut question.filter, until);
     }
-    let after = begun.as_ref().map(Cursor::position);
+    let after = begun.map(Place::position);
     let read = async {
         let mut connection = app.reading.pool.acquire().await?;
         let (filter, order) = (&question.filter, question.order);
@@ -100,7 +128,7 @@ async fn page(
     let cursor = found
         .last()
         .filter(|_| has_more)
-        .map(|last| Cursor::new(until, last.position.clone()).encode(&app.keyring, &list));
+        .map(|last| paging.cursor(&Place::new(until, &last.position)));
     reading::told(
         app,
         operator,

@@ -16,8 +16,6 @@ use crate::{
     store::entries::{Filter, Order},
 };
 
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MOST: i64 = 500;
 /// The longest name of an agent, an operator, an API or a tool.
 const NAME_BYTES: usize = 200;
 /// Digests of values in one question: more than a value has forms.
@@ -117,14 +115,6 @@ impl Asked {
             told,
         })
     }
-
-    /// How many at once.
-    ///
-    /// # Errors
-    /// `malformed_body` when it is out of bounds.
-    pub(super) fn limit(&self) -> Result<i64, Refusal> {
-        limit(self.limit)
-    }
 }
 
 /// The query string of the list of runs.
@@ -134,7 +124,7 @@ pub(in crate::http) struct RunsAsked {
     agent: Option<String>,
     from: Option<String>,
     to: Option<String>,
-    limit: Option<i64>,
+    pub limit: Option<i64>,
     pub cursor: Option<String>,
 }
 
@@ -143,7 +133,6 @@ pub(super) struct RunsQuestion {
     pub agent: Option<String>,
     pub from: Option<Timestamp>,
     pub to: Option<Timestamp>,
-    pub limit: i64,
     /// What was asked for, as it is recorded.
     pub told: Value,
 }
@@ -165,21 +154,12 @@ impl RunsAsked {
             agent: filter.agent,
             from: filter.from,
             to: filter.to,
-            limit: limit(self.limit)?,
         })
     }
 }
 
-fn limit(asked: Option<i64>) -> Result<i64, Refusal> {
-    match asked {
-        None => Ok(LIMIT_DEFAULT),
-        Some(limit) if (1..=LIMIT_MOST).contains(&limit) => Ok(limit),
-        Some(_) => Err(wrong("limit", &format!("between 1 and {LIMIT_MOST}"))),
-    }
-}
-
 /// Never with the value that was given: it may be anything.
-fn wrong(name: &str, what: &str) -> Refusal {
+pub(super) fn wrong(name: &str, what: &str) -> Refusal {
     Refusal::new(
         Reason::MalformedBody,
         format!("\"{name}\" must be {what}. Nothing was read."),
@@ -195,7 +175,8 @@ fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Refusal> {
     .transpose()
 }
 
-fn name(name: &str, text: Option<&str>) -> Result<Option<String>, Refusal> {
+/// The name of something in the config or the contracts.
+pub(super) fn name(name: &str, text: Option<&str>) -> Result<Option<String>, Refusal> {
     text.map(|text| {
         let is_name = !text.is_empty()
             && text.len() <= NAME_BYTES
@@ -209,7 +190,7 @@ fn name(name: &str, text: Option<&str>) -> Result<Option<String>, Refusal> {
     .transpose()
 }
 
-fn id<T: FromStr<Err = crate::ids::NotAnId>>(
+pub(super) fn id<T: FromStr<Err = crate::ids::NotAnId>>(
     name: &str,
     text: Option<&str>,
 ) -> Result<Option<String>, Refusal> {
@@ -220,7 +201,7 @@ fn id<T: FromStr<Err = crate::ids::NotAnId>>(
     .transpose()
 }
 
-fn one_of<T: Copy>(
+pub(super) fn one_of<T: Copy>(
     name: &str,
     text: Option<&str>,
     all: &[T],
@@ -271,9 +252,16 @@ fn is_hex(text: &str, length: usize) -> bool {
             .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
+/// The filters that were given, by name: what is recorded of a question.
+pub(super) fn given(filters: &[(&str, Option<&str>)]) -> Map<String, Value> {
+    filters
+        .iter()
+        .filter_map(|(name, text)| Some(((*name).to_owned(), json!((*text)?))))
+        .collect()
+}
+
 fn told(filter: &Filter) -> Value {
-    let mut told = Map::new();
-    let texts = [
+    let mut told = given(&[
         ("agent", filter.agent.as_deref()),
         ("run", filter.run.as_deref()),
         ("call", filter.call.as_deref()),
@@ -287,12 +275,7 @@ fn told(filter: &Filter) -> Value {
         ("reason", filter.reason),
         ("operator", filter.operator.as_deref()),
         ("digest", filter.digest.as_deref()),
-    ];
-    for (name, text) in texts {
-        if let Some(text) = text {
-            told.insert(name.to_owned(), json!(text));
-        }
-    }
+    ]);
     for (name, time) in [("from", filter.from), ("to", filter.to)] {
         if let Some(time) = time {
             told.insert(name.to_owned(), json!(time));

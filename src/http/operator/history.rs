@@ -11,19 +11,18 @@ use serde_json::{Value, json};
 
 use super::{
     allow_reading, away,
-    cursor::Cursor,
     filter::RunsAsked,
+    paging::{self, Page, Paging},
     reading::{told, told_of},
 };
 use crate::{
     app::App,
-    clock,
+    clock::Timestamp,
     http::input::Named,
     ids::{CallId, RunId},
     reason::{Reason, Refusal},
     store::{
         StoreError,
-        entries::Position,
         history::{self, RunFilter},
     },
 };
@@ -77,47 +76,29 @@ pub(in crate::http) async fn runs(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     asked: Result<Query<RunsAsked>, QueryRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Page<Value>>, Refusal> {
     let operator = allow_reading(&app, &headers).await?;
-    let Query(asked) =
-        asked.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    let asked = paging::query(asked)?;
     let question = asked.question()?;
-    let list = format!("runs {}", question.told);
-    let begun = asked
-        .cursor
-        .as_deref()
-        .map(|cursor| Cursor::decode(cursor, &app.keyring, &list))
-        .transpose()?
-        .map(|cursor| cursor.position());
+    let page = (asked.limit, asked.cursor.as_deref());
+    let paging = Paging::<(Timestamp, String)>::read(&app.keyring, "runs", &question.told, page)?;
     let filter = RunFilter {
         agent: question.agent.as_deref(),
         from: question.from,
         to: question.to,
-        after: begun
+        after: paging
+            .after
             .as_ref()
-            .map(|last| (last.recorded_at, last.instance_id.as_str())),
+            .map(|(opened_at, run)| (*opened_at, run.as_str())),
     };
     let read = async {
         let mut connection = app.reading.pool.acquire().await?;
-        history::runs(&mut connection, &filter, question.limit + 1).await
+        history::runs(&mut connection, &filter, paging.wanted()).await
     };
     let mut found = read.await.map_err(|error: StoreError| away(&error))?;
-    let most = usize::try_from(question.limit).unwrap_or(usize::MAX);
-    let has_more = found.len() > most;
-    found.truncate(most);
-    let cursor = found.last().filter(|_| has_more).map(|last| {
-        // A run's id stands where an entry's instance does: both break ties of time.
-        let last = Position {
-            recorded_at: last.opened_at,
-            instance_id: last.run_id.clone(),
-            seq: 0,
-        };
-        Cursor::new(clock::now(), last).encode(&app.keyring, &list)
-    });
+    let cursor = paging.cut(&mut found, |last| (last.opened_at, last.run_id.clone()));
     let what = json!({"filter": question.told, "rows": found.len()});
     told(&app, &operator, "GET /v1/runs", what).await?;
-    let data: Vec<Value> = found.into_iter().map(|found| found.row).collect();
-    Ok(Json(
-        json!({"data": data, "has_more": has_more, "cursor": cursor}),
-    ))
+    let data = found.into_iter().map(|found| found.row).collect();
+    Ok(Json(Page::new(data, cursor)))
 }

@@ -10,9 +10,12 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{allow, identify};
+use super::{
+    allow, filter, identify,
+    paging::{self, Page, Paging},
+};
 use crate::{
     app::App,
     clock,
@@ -25,8 +28,9 @@ use crate::{
     store::work::{Filter, WorkRow},
 };
 
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MOST: i64 = 500;
+const KINDS: [&str; 2] = ["reconcile", "manual"];
+const STATES: [&str; 6] = ["waiting", "open", "claimed", "resolved", "withdrawn", "all"];
+const FORMATS: [&str; 2] = ["json", "csv"];
 /// The longest evidence and note, in bytes.
 const TEXT_BYTES: usize = 2_000;
 
@@ -42,16 +46,6 @@ pub(in crate::http) struct Listing {
     format: Option<String>,
 }
 
-fn one_of(name: &str, value: Option<&str>, known: &[&str]) -> Result<(), Refusal> {
-    if value.is_none_or(|value| known.contains(&value)) {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Reason::MalformedBody,
-        format!("\"{name}\" must be one of {}.", known.join(", ")),
-    ))
-}
-
 pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -60,64 +54,72 @@ pub(in crate::http) async fn list(
     let operator = identify(&app, &headers)?;
     let context = OperatorContext::Empty;
     allow(&app, &operator, OperatorAction::ReadWork, context).await?;
-    let Query(listing) =
-        listing.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
-    one_of("kind", listing.kind.as_deref(), &["reconcile", "manual"])?;
-    let states = ["waiting", "open", "claimed", "resolved", "withdrawn", "all"];
-    one_of("state", listing.state.as_deref(), &states)?;
-    one_of("format", listing.format.as_deref(), &["json", "csv"])?;
-    let names = [&listing.agent, &listing.tool, &listing.cursor];
-    // PostgreSQL has no text with this character, and its error would read as if it were away.
-    if names.into_iter().flatten().any(|name| name.contains('\0')) {
-        return Err(Refusal::new(
-            Reason::MalformedBody,
-            "A filter holds the character U+0000, which is in no name.",
-        ));
-    }
-    let limit = listing.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST);
+    let listing = paging::query(listing)?;
+    let kind = filter::one_of("kind", listing.kind.as_deref(), &KINDS, |known| known)?;
+    let state = filter::one_of("state", listing.state.as_deref(), &STATES, |known| known)?;
+    let format = filter::one_of("format", listing.format.as_deref(), &FORMATS, |known| known)?;
+    let agent = filter::name("agent", listing.agent.as_deref())?;
+    let tool = filter::name("tool", listing.tool.as_deref())?;
+    let mut told = filter::given(&[
+        ("kind", kind),
+        ("state", state),
+        ("agent", agent.as_deref()),
+        ("tool", tool.as_deref()),
+    ]);
+    let list = Value::Object(told.clone());
+    let page = (listing.limit, listing.cursor.as_deref());
+    let paging = Paging::<String>::read(&app.keyring, "work", &list, page)?;
     let filter = Filter {
-        kind: listing.kind.as_deref(),
-        state: Some(listing.state.as_deref().unwrap_or("waiting")).filter(|state| *state != "all"),
-        agent: listing.agent.as_deref(),
-        tool: listing.tool.as_deref(),
+        kind,
+        state: Some(state.unwrap_or("waiting")).filter(|state| *state != "all"),
+        agent: agent.as_deref(),
+        tool: tool.as_deref(),
         call: None,
-        after: listing.cursor.as_deref(),
+        after: paging.after.as_deref(),
     };
-    let mut rows = resolving::list(&app, &filter, limit + 1).await?;
-    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let cursor = rows
-        .last()
-        .filter(|_| has_more)
-        .map(|row| row.call_id.clone());
+    let mut rows = resolving::list(&app, &filter, paging.wanted()).await?;
+    let cursor = paging.cut(&mut rows, |last| last.call_id.clone());
     let seen: Vec<&str> = rows.iter().map(|row| row.call_id.as_str()).collect();
-    let given = [
-        ("kind", &listing.kind),
-        ("state", &listing.state),
-        ("agent", &listing.agent),
-        ("tool", &listing.tool),
-        ("format", &listing.format),
-    ];
-    let asked: Map<String, Value> = given
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?))))
-        .collect();
+    told.extend(filter::given(&[("format", format)]));
     let entry = Entry {
         operator: Some(operator),
         decided_at: Some(clock::now()),
-        detail: Some(json!({ "work": seen, "filter": asked, "request": "GET /v1/work" })),
+        detail: Some(json!({ "work": seen, "filter": told, "request": "GET /v1/work" })),
         ..Entry::new(Kind::WorkViewed)
     };
     viewed(&app, entry).await?;
     let data: Vec<Value> = rows.iter().map(export::to_json).collect();
-    if listing.format.as_deref() == Some("csv") {
-        return Ok(as_csv(&data, cursor.as_deref()));
+    if format == Some("csv") {
+        let next = cursor.map(|cursor| listing.next(&cursor));
+        return Ok(as_csv(&data, next.as_deref()));
     }
-    Ok(Json(json!({"data": data, "has_more": has_more, "cursor": cursor})).into_response())
+    Ok(Json(Page::new(data, cursor)).into_response())
+}
+
+impl Listing {
+    /// The query string of the next page.
+    fn next(&self, cursor: &str) -> String {
+        let limit = self.limit.map(|limit| limit.to_string());
+        let given = [
+            ("format", self.format.as_deref()),
+            ("kind", self.kind.as_deref()),
+            ("state", self.state.as_deref()),
+            ("agent", self.agent.as_deref()),
+            ("tool", self.tool.as_deref()),
+            ("limit", limit.as_deref()),
+            ("cursor", Some(cursor)),
+        ];
+        let given = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(given)
+            .finish()
+    }
 }
 
 /// What does not fit into one page is named by the header `Link` (RFC 8288), because CSV has no place for it.
-fn as_csv(data: &[Value], cursor: Option<&str>) -> Response {
+fn as_csv(data: &[Value], next: Option<&str>) -> Response {
     let mut response = Response::new(Body::from(export::csv(data)));
     let headers = response.headers_mut();
     headers.insert(
@@ -133,7 +135,7 @@ fn as_csv(data: &[Value], cursor: Option<&str>) -> Response {
         HeaderValue::from_static("nosniff"),
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let link = cursor.map(|cursor| format!("</v1/work?format=csv&cursor={cursor}>; rel=\"next\""));
+    let link = next.map(|query| format!("</v1/work?{query}>; rel=\"next\""));
     if let Some(Ok(link)) = link.as_deref().map(HeaderValue::from_str) {
         headers.insert(header::LINK, link);
     }
