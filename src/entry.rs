@@ -151,7 +151,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 31] = [
         Self::Refusal,
         Self::Parked,
         Self::Intent,
@@ -161,6 +161,9 @@ impl Kind {
         Self::RunEnded,
         Self::ApprovalVote,
         Self::ApprovalViewed,
+        Self::ApprovalEscalated,
+        Self::DelegationGranted,
+        Self::DelegationRevoked,
         Self::Halt,
         Self::Resume,
         Self::KeyCreated,
@@ -170,6 +173,16 @@ impl Kind {
         Self::AuditRead,
         Self::AgentRefused,
         Self::SigningKeyChanged,
+        Self::StreamOpened,
+        Self::DeliveryDead,
+        Self::DeliveryRedelivered,
+        Self::DestinationDisabled,
+        Self::DestinationEnabled,
+        Self::PartitionDropped,
+        Self::WorkListed,
+        Self::WorkViewed,
+        Self::WorkClaimed,
+        Self::WorkReleased,
     ];
 
     /// The name in the table.
