@@ -23,6 +23,7 @@ mod destinations;
 mod file;
 mod interpolate;
 mod limits;
+mod links;
 mod people;
 mod read;
 mod records;
@@ -33,6 +34,7 @@ pub use checkpoints::Checkpoints;
 pub use destinations::{Channel, Destination, EVENTS, Email, Encryption, Endpoint};
 pub use interpolate::Variables;
 pub use limits::Limits;
+pub use links::{Link, Links};
 pub use read::{read_directory, read_file};
 pub use records::Records;
 pub use tiers::{Escalation, Tier};
@@ -72,8 +74,8 @@ pub struct Config {
     pub state_directory: Option<PathBuf>,
     /// What it takes to approve what is parked in which tier.
     pub tiers: BTreeMap<Arc<str>, Tier>,
-    /// The operators' base URL as people reach it, for links.
-    pub public_url: Option<String>,
+    /// Where messages to people lead.
+    pub links: Links,
     /// Whom to tell of what waits.
     pub destinations: BTreeMap<Arc<str>, Destination>,
 }
@@ -270,7 +272,7 @@ impl Resolver<'_> {
             agents,
             operators,
             tiers,
-            public_url: self.public_url(&written),
+            links: self.links(&written),
             destinations: self.destinations(&written),
         }
     }

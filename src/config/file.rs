@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU64, path::PathBuf
 
 use serde::Deserialize;
 
-use super::destinations;
+use super::{destinations, links};
 use crate::{call::ClassRules, yaml::Spanned};
 
 #[derive(Deserialize)]
@@ -30,6 +30,8 @@ pub(super) struct Config {
     pub operators: BTreeMap<String, Spanned<Operator>>,
     pub tiers: BTreeMap<String, Spanned<Tier>>,
     pub public_url: Option<Spanned<String>>,
+    #[serde(default)]
+    pub links: links::Written,
     #[serde(default)]
     pub destinations: BTreeMap<String, Spanned<destinations::Written>>,
     pub state_directory: Option<Spanned<String>>,

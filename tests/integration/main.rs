@@ -24,6 +24,7 @@ mod crash;
 mod delivery;
 mod delivery_mail;
 mod delivery_stream;
+mod delivery_tls;
 mod desk;
 mod dictionary;
 mod effects;
