@@ -29,7 +29,7 @@ mod listing;
 mod shown;
 mod voice;
 
-pub use listing::{Shown, decidable, shown, shown_all};
+pub use listing::{CastVote, EscalationStep, Need, Shown, decidable, shown, shown_all};
 pub use shown::UNREADABLE;
 
 /// What an operator says.

@@ -29,6 +29,7 @@ mod read;
 mod records;
 mod secrets;
 mod tiers;
+mod work_list;
 
 pub use checkpoints::Checkpoints;
 pub use destinations::{Channel, Destination, EVENTS, Email, Encryption, Endpoint};
@@ -38,6 +39,7 @@ pub use links::{Link, Links};
 pub use read::{read_directory, read_file};
 pub use records::Records;
 pub use tiers::{Escalation, Tier};
+pub use work_list::ListFormat;
 
 /// Everything that `serve` needs to know before it opens contracts and policies.
 #[derive(Debug)]

@@ -100,44 +100,47 @@ impl Reason {
         }
     }
 
+    /// Every reason.
+    pub const ALL: [Self; 28] = [
+        Self::Unauthenticated,
+        Self::UnknownTool,
+        Self::InvalidArguments,
+        Self::MalformedBody,
+        Self::UnsupportedMediaType,
+        Self::BodyTooLarge,
+        Self::ScopeMissing,
+        Self::DeniedByPolicy,
+        Self::SelfApproval,
+        Self::ApprovalRequired,
+        Self::ApprovalDenied,
+        Self::ApprovalExpired,
+        Self::ApprovalVoided,
+        Self::ByHand,
+        Self::NotExecuted,
+        Self::Halted,
+        Self::RecordUnavailable,
+        Self::UpstreamUnreachable,
+        Self::UpstreamTimeout,
+        Self::UpstreamAnswerInvalid,
+        Self::StateBeforeUnavailable,
+        Self::Indeterminate,
+        Self::StaleDigest,
+        Self::NotFound,
+        Self::Conflict,
+        Self::IdempotencyKeyReused,
+        Self::RateLimited,
+        Self::Internal,
+    ];
+
     /// The reason of a code that was kept in the database.
     pub fn from_code(code: &str) -> Option<Self> {
-        const ALL: [Reason; 28] = [
-            Reason::Unauthenticated,
-            Reason::UnknownTool,
-            Reason::InvalidArguments,
-            Reason::MalformedBody,
-            Reason::UnsupportedMediaType,
-            Reason::BodyTooLarge,
-            Reason::ScopeMissing,
-            Reason::DeniedByPolicy,
-            Reason::SelfApproval,
-            Reason::ApprovalRequired,
-            Reason::ApprovalDenied,
-            Reason::ApprovalExpired,
-            Reason::ApprovalVoided,
-            Reason::ByHand,
-            Reason::NotExecuted,
-            Reason::Halted,
-            Reason::RecordUnavailable,
-            Reason::UpstreamUnreachable,
-            Reason::UpstreamTimeout,
-            Reason::UpstreamAnswerInvalid,
-            Reason::StateBeforeUnavailable,
-            Reason::Indeterminate,
-            Reason::StaleDigest,
-            Reason::NotFound,
-            Reason::Conflict,
-            Reason::IdempotencyKeyReused,
-            Reason::RateLimited,
-            Reason::Internal,
-        ];
-        ALL.into_iter().find(|reason| reason.code() == code)
+        Self::ALL.into_iter().find(|reason| reason.code() == code)
     }
 }
 
 /// One argument that does not fit.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct FieldError {
     /// JSON Pointer (RFC 6901) into the arguments.
     pub pointer: String,

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::shown::opened;
 use crate::{
     app::App,
+    clock::Timestamp as DateTime,
     composition::{Case, holds, is_maker},
     policy::OperatorAction,
-    quorum::Member,
+    quorum::{Member, Requirement},
     store::{
         self, StoreError,
         approvals::{ApprovalRow, Filter, Listed},
@@ -22,17 +25,63 @@ const CHUNK: i64 = 250;
 /// … and so many queries for one page. What is left is behind the cursor.
 const CHUNKS: usize = 4;
 
+/// What a tier asks for, and when it is opened to whom.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Need {
+    /// Its name.
+    pub tier: String,
+    /// So many people of each kind, all of them different.
+    pub requires: Vec<Requirement>,
+    /// How many denials end the call.
+    pub denials: i32,
+    /// Whose people may take its seats as well, and from when on.
+    pub escalations: Vec<EscalationStep>,
+}
+
+/// A tier whose people are added once a call has waited long enough.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EscalationStep {
+    /// Its name.
+    pub to: String,
+    /// What it asks for.
+    pub requires: Vec<Requirement>,
+    /// When.
+    pub escalates_at: DateTime,
+    /// When it has happened.
+    #[schema(required)]
+    pub escalated_at: Option<DateTime>,
+}
+
+/// A vote as it was cast.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CastVote {
+    /// Who.
+    pub operator: String,
+    /// Whose right was used, where it was lent.
+    #[schema(required)]
+    pub r#for: Option<String>,
+    /// `approve` or `deny`.
+    pub vote: String,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub voted_at: DateTime,
+}
+
 /// An approval with everything an approver is shown.
 #[derive(Debug)]
 pub struct Shown {
     /// As it is kept.
     pub row: ApprovalRow,
     /// What each tier it waits in asks for, and when it is opened to whom.
-    pub needs: Vec<Value>,
+    pub needs: Vec<Need>,
     /// The tiers it waits in.
     pub tiers: Vec<String>,
     /// Who has voted, and for whom.
-    pub votes: Vec<Value>,
+    pub votes: Vec<CastVote>,
     /// The real arguments; gone once the call has ended.
     pub arguments: Option<Value>,
     /// The agent's justification: the agent's words, not a fact.
@@ -111,44 +160,38 @@ fn assemble(app: &App, people: &[&str], case: Case, behind: Option<BehindRow>) -
     }
 }
 
-fn needs(case: &Case) -> Vec<Value> {
+fn needs(case: &Case) -> Vec<Need> {
     let tiers = case.tiers.iter();
     tiers
         .map(|tier| {
-            let escalations: Vec<Value> = case
-                .escalations
-                .iter()
-                .filter(|step| step.tier == tier.tier)
-                .map(|step| {
-                    json!({
-                        "to": step.to_tier,
-                        "requires": step.requires.0,
-                        "escalates_at": step.escalates_at,
-                        "escalated_at": step.escalated_at,
+            let steps = case.escalations.iter();
+            let steps = steps.filter(|step| step.tier == tier.tier);
+            Need {
+                tier: tier.tier.clone(),
+                requires: tier.requires.0.clone(),
+                denials: tier.denials,
+                escalations: steps
+                    .map(|step| EscalationStep {
+                        to: step.to_tier.clone(),
+                        requires: step.requires.0.clone(),
+                        escalates_at: step.escalates_at,
+                        escalated_at: step.escalated_at,
                     })
-                })
-                .collect();
-            json!({
-                "tier": tier.tier,
-                "requires": tier.requires.0,
-                "denials": tier.denials,
-                "escalations": escalations,
-            })
+                    .collect(),
+            }
         })
         .collect()
 }
 
-fn votes(case: &Case) -> Vec<Value> {
+fn votes(case: &Case) -> Vec<CastVote> {
     let votes = case.votes.iter();
     votes
-        .map(|vote| {
-            json!({
-                "operator": vote.operator,
-                "for": (vote.authority != vote.operator).then_some(&vote.authority),
-                "vote": vote.vote,
-                "reason": vote.reason,
-                "voted_at": vote.voted_at,
-            })
+        .map(|vote| CastVote {
+            operator: vote.operator.clone(),
+            r#for: (vote.authority != vote.operator).then(|| vote.authority.clone()),
+            vote: vote.vote.clone(),
+            reason: vote.reason.clone(),
+            voted_at: vote.voted_at,
         })
         .collect()
 }

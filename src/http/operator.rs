@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
@@ -28,6 +29,8 @@ mod paging;
 mod reading;
 pub(super) mod stream;
 pub(super) mod work;
+
+pub(super) use paging::LIMITS;
 
 /// The longest reason an operator may give.
 const REASON_BYTES: usize = 2_000;
@@ -115,10 +118,12 @@ async fn refused(
     refusal
 }
 
-/// `{"reason": "…"}` and, for decisions, the digest.
-#[derive(Deserialize)]
+/// Why an operator does something.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Because {
+    /// In words; it is kept, shown and recorded.
+    #[schema(min_length = 1, max_length = 2000)]
     reason: String,
 }
 

@@ -119,7 +119,7 @@ const RULES: [Rule; 3] = [
 ];
 
 /// The modules that know the config's types.
-const CONFIG: [(&str, &str); 10] = [
+const CONFIG: [(&str, &str); 11] = [
     ("config", "is it"),
     ("app", "joins it with the rest"),
     ("database", "which database"),
@@ -130,6 +130,10 @@ const CONFIG: [(&str, &str); 10] = [
     ("delivery", "its destinations, handed over by `app`"),
     ("pipeline", "`Agent` and `Credential`, handed out by `app`"),
     ("http", "`Agent`, handed out by `pipeline`"),
+    (
+        "resolving",
+        "`ListFormat`, which the config names by a file's end",
+    ),
 ];
 
 fn files() -> BTreeMap<String, String> {

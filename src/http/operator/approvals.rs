@@ -1,7 +1,10 @@
 //! `/v1/approvals`: the calls that wait for people, whole, and the decisions on them. Who looks is recorded, because
 //! what is shown is the real thing.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -9,8 +12,9 @@ use axum::{
     extract::{Query, State},
 };
 use http::HeaderMap;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema, openapi::Object};
 
 use super::{
     allow, filter, identify,
@@ -19,10 +23,14 @@ use super::{
 };
 use crate::{
     app::App,
-    approvals::{self, Ballot, Shown, Vote},
+    approvals::{self, Ballot, CastVote, Need, Shown, Vote},
     call::Consequence,
+    clock::Timestamp as DateTime,
     entry::{Entry, Kind},
-    http::input::{self, Named},
+    http::{
+        input::{self, Named},
+        openapi::schemas,
+    },
     ids::RunId,
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
@@ -32,20 +40,106 @@ use crate::{
     },
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct Listing {
+    /// Only approvals in this state.
+    #[param(schema_with = states)]
     state: Option<String>,
+    /// Only calls of this agent.
+    #[param(schema_with = schemas::name)]
     agent: Option<String>,
+    /// Only calls in this run.
+    #[param(schema_with = schemas::run)]
     run: Option<String>,
+    /// Only calls of this tool.
+    #[param(schema_with = schemas::name)]
     tool: Option<String>,
+    /// Only what waits, or waited, in this tier.
+    #[param(schema_with = schemas::name)]
     tier: Option<String>,
+    /// Only calls of tools with this consequence.
+    #[param(schema_with = schemas::consequence)]
     consequence: Option<String>,
-    /// Only what the caller may approve now.
+    /// Only what the caller may approve now. A page may then be short, or empty, and still have a `cursor`.
     #[serde(default)]
     mine: bool,
+    /// Rows of the page.
+    #[param(schema_with = schemas::limit)]
     limit: Option<i64>,
+    /// Where the page before ended: its `cursor`.
+    #[param(schema_with = schemas::cursor)]
     cursor: Option<String>,
+}
+
+fn states() -> Object {
+    schemas::one_of(STATES)
+}
+
+/// A parked call as an approver is shown it. Arguments are real, but for classes that its tiers do not show to the caller.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Approval {
+    approval: String,
+    call: String,
+    run: String,
+    agent: String,
+    /// The operator who answers for the agent.
+    owner: String,
+    /// Who or what started the run, as the agent says.
+    triggered_by: String,
+    /// What the run is for, as the agent says.
+    #[schema(required)]
+    purpose: Option<String>,
+    /// Why the agent makes the call: its words, not a fact.
+    #[schema(required)]
+    agent_words: Option<String>,
+    api: String,
+    tool: String,
+    #[schema(schema_with = schemas::consequence)]
+    consequence: String,
+    /// As they would be sent; null once the call has ended.
+    #[schema(required)]
+    arguments: Option<Value>,
+    /// Why nobody can be shown what it is; such a call can only be denied, or expire.
+    #[schema(required)]
+    unreadable: Option<&'static str>,
+    /// What a decision must name: the keyed digest over exactly this call.
+    digest: String,
+    tiers: Vec<String>,
+    /// What each tier asks for.
+    needs: Vec<Need>,
+    votes: Vec<CastVote>,
+    /// Ids of the policies that parked it.
+    policies: Vec<String>,
+    /// Their texts, by id.
+    policy_texts: BTreeMap<String, String>,
+    #[schema(schema_with = states)]
+    state: String,
+    /// Why it ended without being sent, if it did.
+    #[schema(required)]
+    explanation: Option<String>,
+    created_at: DateTime,
+    expires_at: DateTime,
+    /// Since when a halt stops its time.
+    #[schema(required)]
+    frozen_at: Option<DateTime>,
+    #[schema(required)]
+    decided_at: Option<DateTime>,
+}
+
+/// What became of a vote.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Decided {
+    approval: String,
+    call: String,
+    /// Still `pending` where more people are needed.
+    #[schema(schema_with = states)]
+    state: String,
+    #[schema(required)]
+    decided_at: Option<DateTime>,
 }
 
 /// The same, understood.
@@ -106,11 +200,16 @@ impl Question {
     }
 }
 
+/// Lists approvals
+///
+/// In the order in which they were made. That they were shown is recorded.
+#[utoipa::path(get, path = "/v1/approvals", operation_id = "list_approvals", tag = "approvals", params(Listing),
+    responses((status = 200, description = "A page of approvals.", body = Page<Approval>)))]
 pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Page<Value>>, Refusal> {
+) -> Result<Json<Page<Approval>>, Refusal> {
     let operator = identify(&app, &headers)?;
     allow(
         &app,
@@ -149,7 +248,10 @@ pub(in crate::http) async fn list(
         .iter()
         .map(|shown| (shown.row.approval_id.clone(), shown.seen.clone()))
         .collect();
-    let data: Vec<Value> = shown.iter().map(|shown| to_json(&app, shown)).collect();
+    let data = shown
+        .into_iter()
+        .map(|shown| told_of(&app, shown))
+        .collect();
     viewed(&app, &operator, &seen, Some(told)).await?;
     Ok(Json(Page::new(data, cursor)))
 }
@@ -159,11 +261,17 @@ async fn page(app: &App, filter: &Filter<'_>, limit: i64) -> Result<Listed, Stor
     store::approvals::list(&mut connection, filter, limit).await
 }
 
+/// Shows one approval
+///
+/// That it was shown, and values of which classes, is recorded.
+#[utoipa::path(get, path = "/v1/approvals/{approval}", operation_id = "show_approval", tag = "approvals",
+    params(("approval" = String, Path, description = "The approval's id.")),
+    responses((status = 200, description = "The approval.", body = Approval)))]
 pub(in crate::http) async fn show(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Approval>, Refusal> {
     let operator = identify(&app, &headers)?;
     allow(
         &app,
@@ -183,7 +291,7 @@ pub(in crate::http) async fn show(
         None,
     )
     .await?;
-    Ok(Json(to_json(&app, &shown)))
+    Ok(Json(told_of(&app, shown)))
 }
 
 fn away(error: &StoreError) -> Refusal {
@@ -223,72 +331,84 @@ async fn viewed(
         .map_err(|_unrecorded| Refusal::record_unavailable())
 }
 
-fn to_json(app: &App, shown: &Shown) -> Value {
-    let row = &shown.row;
-    let texts: Value = row
+fn told_of(app: &App, shown: Shown) -> Approval {
+    let row = shown.row;
+    let policy_texts = row
         .policies
         .iter()
-        .filter_map(|id| {
-            Some((
-                id.clone(),
-                Value::String(app.policies.text_of(id)?.to_owned()),
-            ))
-        })
-        .collect::<serde_json::Map<_, _>>()
-        .into();
-    json!({
-        "approval": row.approval_id,
-        "call": row.call_id,
-        "run": row.run_id,
-        "agent": row.agent,
-        "owner": row.owner,
-        "triggered_by": row.triggered_by,
-        "purpose": shown.purpose,
-        "agent_words": shown.words,
-        "api": row.api,
-        "tool": row.tool,
-        "consequence": row.consequence,
-        "arguments": shown.arguments,
-        "unreadable": shown.unreadable.then_some(approvals::UNREADABLE),
-        "digest": row.digest,
-        "tiers": shown.tiers,
-        "needs": shown.needs,
-        "votes": shown.votes,
-        "policies": row.policies,
-        "policy_texts": texts,
-        "state": row.state,
-        "explanation": shown.explanation,
-        "created_at": row.created_at,
-        "expires_at": row.expires_at,
-        "frozen_at": row.frozen_at,
-        "decided_at": row.decided_at,
-    })
+        .filter_map(|id| Some((id.clone(), app.policies.text_of(id)?.to_owned())))
+        .collect();
+    Approval {
+        approval: row.approval_id,
+        call: row.call_id,
+        run: row.run_id,
+        agent: row.agent,
+        owner: row.owner,
+        triggered_by: row.triggered_by,
+        purpose: shown.purpose,
+        agent_words: shown.words,
+        api: row.api,
+        tool: row.tool,
+        consequence: row.consequence,
+        arguments: shown.arguments,
+        unreadable: shown.unreadable.then_some(approvals::UNREADABLE),
+        digest: row.digest,
+        tiers: shown.tiers,
+        needs: shown.needs,
+        votes: shown.votes,
+        policies: row.policies,
+        policy_texts,
+        state: row.state,
+        explanation: shown.explanation,
+        created_at: row.created_at,
+        expires_at: row.expires_at,
+        frozen_at: row.frozen_at,
+        decided_at: row.decided_at,
+    }
 }
 
-#[derive(Deserialize)]
+/// A vote.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Deciding {
+    /// The `digest` of what was seen.
     digest: String,
+    /// Why, in words; it is kept, shown and recorded.
+    #[schema(min_length = 1, max_length = 2000)]
     reason: String,
     /// Whose right to use: one's own or that of an operator who lent it.
     r#for: Option<String>,
 }
 
+/// Approves a parked call
+///
+/// Once all that its tiers ask for is there, the gateway executes the call, once. A vote on something else than what stands is 409 `stale_digest`.
+#[utoipa::path(post, path = "/v1/approvals/{approval}/approve", operation_id = "approve_approval", tag = "approvals",
+    params(("approval" = String, Path, description = "The approval's id.")),
+    request_body(content = Deciding, example = json!({"digest": "hmac-sha256:41d0…", "reason": "the customer has called back"})),
+    responses((status = 200, description = "The vote counts.", body = Decided), (status = 409, description = "See the codes.")))]
 pub(in crate::http) async fn approve(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Decided>, Refusal> {
     decide(app, id, headers, body, Vote::Approve).await
 }
 
+/// Denies a parked call
+///
+/// One denial ends the call, unless its tier asks for more. A vote on something else than what stands is 409 `stale_digest`.
+#[utoipa::path(post, path = "/v1/approvals/{approval}/deny", operation_id = "deny_approval", tag = "approvals",
+    params(("approval" = String, Path, description = "The approval's id.")),
+    request_body(content = Deciding, example = json!({"digest": "hmac-sha256:41d0…", "reason": "the agent misread the ticket"})),
+    responses((status = 200, description = "The vote counts.", body = Decided), (status = 409, description = "See the codes.")))]
 pub(in crate::http) async fn deny(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Decided>, Refusal> {
     decide(app, id, headers, body, Vote::Deny).await
 }
 
@@ -298,7 +418,7 @@ async fn decide(
     headers: HeaderMap,
     body: Body,
     vote: Vote,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Decided>, Refusal> {
     let operator = identify(&app, &headers)?;
     let deciding: Deciding =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
@@ -322,12 +442,12 @@ async fn decide(
         ))
     });
     match voted {
-        Ok(row) => Ok(Json(json!({
-            "approval": row.approval_id,
-            "call": row.call_id,
-            "state": row.state,
-            "decided_at": row.decided_at,
-        }))),
+        Ok(row) => Ok(Json(Decided {
+            approval: row.approval_id,
+            call: row.call_id,
+            state: row.state,
+            decided_at: row.decided_at,
+        })),
         Err(refusal)
             if matches!(
                 refusal.reason,

@@ -6,11 +6,13 @@ use std::str::FromStr;
 use chrono::DateTime;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::{IntoParams, openapi::Object};
 
 use crate::{
     call::Consequence,
     clock::Timestamp,
     entry::{Decision, Kind},
+    http::openapi::schemas,
     ids::{ApprovalId, CallId, KillSwitchId, RunId},
     reason::{Reason, Refusal},
     store::entries::{Filter, Order},
@@ -22,28 +24,69 @@ const NAME_BYTES: usize = 200;
 const VALUES: usize = 16;
 
 /// The query string as it comes.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct Asked {
+    /// Only entries recorded at this time or later.
+    #[param(schema_with = schemas::time)]
     from: Option<String>,
+    /// Only entries recorded before this time.
+    #[param(schema_with = schemas::time)]
     to: Option<String>,
+    /// Only entries of this agent.
+    #[param(schema_with = schemas::name)]
     agent: Option<String>,
+    /// Only entries of this run.
+    #[param(schema_with = schemas::run)]
     run: Option<String>,
+    /// Only entries of this call.
+    #[param(schema_with = schemas::call)]
     call: Option<String>,
+    /// Only entries of this approval.
+    #[param(schema_with = schemas::approval)]
     approval: Option<String>,
+    /// Only entries of this kill switch.
+    #[param(schema_with = schemas::kill_switch)]
     kill_switch: Option<String>,
+    /// Only entries of this tool.
+    #[param(schema_with = schemas::name)]
     tool: Option<String>,
+    /// Only entries of this API's tools.
+    #[param(schema_with = schemas::name)]
     api: Option<String>,
+    /// Only entries of tools with this consequence.
+    #[param(schema_with = schemas::consequence)]
     consequence: Option<String>,
+    /// Only entries of this kind.
+    #[param(schema_with = schemas::kind)]
     kind: Option<String>,
+    /// Only entries with this decision.
+    #[param(schema_with = schemas::decision)]
     decision: Option<String>,
+    /// Only entries with this problem code among their reasons.
+    #[param(schema_with = schemas::code)]
     reason: Option<String>,
+    /// Only entries of this operator.
+    #[param(schema_with = schemas::name)]
     operator: Option<String>,
+    /// Only entries of calls with this keyed digest: `hmac-sha256:` and 64 hexadecimal digits.
     digest: Option<String>,
+    /// Only entries in which a sensitive value stood: up to 16 of its keyed digests, with commas between them. `POST /v1/audit/hash` gives them; the value itself is never sent.
     value: Option<String>,
+    /// `newest` first, where nothing is said, or `oldest`.
+    #[param(schema_with = orders)]
     order: Option<String>,
+    /// Rows of the page.
+    #[param(schema_with = schemas::limit)]
     pub limit: Option<i64>,
+    /// Where the page before ended: its `cursor`.
+    #[param(schema_with = schemas::cursor)]
     pub cursor: Option<String>,
+}
+
+fn orders() -> Object {
+    schemas::one_of(["newest", "oldest"])
 }
 
 /// The same, understood.
@@ -118,13 +161,24 @@ impl Asked {
 }
 
 /// The query string of the list of runs.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct RunsAsked {
+    /// Only runs of this agent.
+    #[param(schema_with = schemas::name)]
     agent: Option<String>,
+    /// Only runs opened at this time or later.
+    #[param(schema_with = schemas::time)]
     from: Option<String>,
+    /// Only runs opened before this time.
+    #[param(schema_with = schemas::time)]
     to: Option<String>,
+    /// Rows of the page.
+    #[param(schema_with = schemas::limit)]
     pub limit: Option<i64>,
+    /// Where the page before ended: its `cursor`.
+    #[param(schema_with = schemas::cursor)]
     pub cursor: Option<String>,
 }
 

@@ -7,7 +7,8 @@ use axum::{
     extract::{Query, State, rejection::QueryRejection},
 };
 use http::HeaderMap;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::{
     allow_reading, away,
@@ -17,8 +18,8 @@ use super::{
 };
 use crate::{
     app::App,
-    clock::Timestamp,
-    http::input::Named,
+    clock::{Timestamp, Timestamp as DateTime},
+    http::{input::Named, openapi::dictionary},
     ids::{CallId, RunId},
     reason::{Reason, Refusal},
     store::{
@@ -30,6 +31,67 @@ use crate::{
 /// Calls of a run that its timeline holds at the most. `GET /v1/audit/entries?run=` has them all.
 const CALLS: i64 = 1_000;
 
+/// A row of the view `audit.runs`.
+pub(in crate::http) struct RunRecord;
+
+/// A run with what happened in it.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RunStory)]
+#[expect(dead_code, reason = "PostgreSQL makes it; this is how it looks")]
+pub(in crate::http) struct RunStory {
+    run: RunRecord,
+    /// Whether calls were left out of the timeline.
+    has_more: bool,
+    /// What happened, in order: each with `at` and `event`, and with what belongs to such an event.
+    timeline: Vec<RunEvent>,
+}
+
+/// Something that happened in a run. Beside `at` and `event` it has, for a `call`, columns of `audit.calls`; for an
+/// `approval_vote` who voted, how and why; for `halt` and `resume` a row of `audit.halts`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "PostgreSQL makes it; this is how it looks")]
+pub(in crate::http) struct RunEvent {
+    at: DateTime,
+    /// `run_opened`, `call`, `approval_vote`, `halt`, `resume` or `run_ended`.
+    event: String,
+}
+
+/// A row of the view `audit.calls`.
+pub(in crate::http) struct CallRecord;
+
+/// A row of the view `audit.approvals`.
+pub(in crate::http) struct ApprovalRecord;
+
+/// A row of the view `audit.halts`.
+pub(in crate::http) struct HaltRecord;
+
+/// A call with all that is known of it.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "PostgreSQL makes it; this is how it looks")]
+pub(in crate::http) struct CallStory {
+    call: CallRecord,
+    /// The approval that it waited for, if it did.
+    #[schema(required)]
+    approval: Option<ApprovalRecord>,
+    /// The halt that stopped it, if one did.
+    #[schema(required)]
+    halt: Option<HaltRecord>,
+    /// Its entries in order: columns of `audit.entries`, of what was parked also who was shown it.
+    #[schema(required)]
+    timeline: Option<Vec<Map<String, Value>>>,
+}
+
+dictionary::row_schema!(RunRecord, "audit.runs");
+dictionary::row_schema!(CallRecord, "audit.calls");
+dictionary::row_schema!(ApprovalRecord, "audit.approvals");
+dictionary::row_schema!(HaltRecord, "audit.halts");
+
+/// Tells the story of a call
+#[utoipa::path(get, path = "/v1/calls/{call}", operation_id = "call_story", tag = "records",
+    params(("call" = String, Path, description = "The call's id.")),
+    responses((status = 200, description = "The call.", body = CallStory)))]
 pub(in crate::http) async fn call(
     State(app): State<Arc<App>>,
     Named(id): Named,
@@ -51,6 +113,12 @@ pub(in crate::http) async fn call(
     found.map(Json).ok_or_else(unknown)
 }
 
+/// Tells the story of a run
+///
+/// With its calls (the first thousand), the votes on them and the halts that touched it, in order.
+#[utoipa::path(get, path = "/v1/runs/{run}", operation_id = "run_story", tag = "records",
+    params(("run" = String, Path, description = "The run's id.")),
+    responses((status = 200, description = "The run.", body = RunStory)))]
 pub(in crate::http) async fn run(
     State(app): State<Arc<App>>,
     Named(id): Named,
@@ -72,6 +140,11 @@ pub(in crate::http) async fn run(
     found.map(Json).ok_or_else(unknown)
 }
 
+/// Lists runs
+///
+/// Newest first.
+#[utoipa::path(get, path = "/v1/runs", operation_id = "list_runs", tag = "records", params(RunsAsked),
+    responses((status = 200, description = "A page of runs.", body = Page<RunRecord>)))]
 pub(in crate::http) async fn runs(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

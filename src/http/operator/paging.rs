@@ -4,8 +4,9 @@
 
 use axum::extract::{Query, rejection::QueryRejection};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::filter::wrong;
 use crate::{
@@ -13,8 +14,8 @@ use crate::{
     secrets::Keyring,
 };
 
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MOST: i64 = 500;
+/// Rows of a page: without `limit`, and with it at the most.
+pub(in crate::http) const LIMITS: (i64, i64) = (50, 500);
 /// The longest cursor that is looked at.
 const CURSOR_BYTES: usize = 512;
 /// Bytes of HMAC-SHA-256.
@@ -54,9 +55,9 @@ impl<'k, P: Serialize + DeserializeOwned> Paging<'k, P> {
     ) -> Result<Self, Refusal> {
         let list = format!("{list} {told}");
         let limit = match limit {
-            None => LIMIT_DEFAULT,
-            Some(limit) if (1..=LIMIT_MOST).contains(&limit) => limit,
-            Some(_) => return Err(wrong("limit", &format!("between 1 and {LIMIT_MOST}"))),
+            None => LIMITS.0,
+            Some(limit) if (1..=LIMITS.1).contains(&limit) => limit,
+            Some(_) => return Err(wrong("limit", &format!("between 1 and {}", LIMITS.1))),
         };
         let after = cursor
             .map(|cursor| decode(cursor, keys, &list))
@@ -119,13 +120,15 @@ fn signed(body: &[u8], list: &str) -> Vec<u8> {
 }
 
 /// A page of a list.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::http) struct Page<T> {
     /// The rows, in the order of the list.
     pub data: Vec<T>,
     /// Whether more may follow.
     pub has_more: bool,
     /// Send it back, with the same filter, for the next page; null where nothing follows.
+    #[schema(required)]
     pub cursor: Option<String>,
 }
 
@@ -193,7 +196,7 @@ mod tests {
         let next = Paging::<i64>::read(&keys, "numbers", &Value::Null, next).unwrap();
         assert_eq!(next.after, Some(2));
         assert!(next.cut(&mut vec![3, 4], |last| *last).is_none());
-        for limit in [0, -1, LIMIT_MOST + 1] {
+        for limit in [0, -1, LIMITS.1 + 1] {
             let asked = (Some(limit), None);
             assert!(Paging::<i64>::read(&keys, "numbers", &Value::Null, asked).is_err());
         }

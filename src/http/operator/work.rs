@@ -11,6 +11,7 @@ use axum::{
 use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema, openapi::Object};
 
 use super::{
     allow, filter, identify,
@@ -20,11 +21,17 @@ use crate::{
     app::App,
     clock,
     entry::{Entry, Kind},
-    http::input::{self, Named},
+    http::{
+        input::{self, Named},
+        openapi::schemas,
+    },
     ids::CallId,
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
-    resolving::{self, Finding, export},
+    resolving::{
+        self, Finding,
+        export::{self, WorkItem},
+    },
     store::work::{Filter, WorkRow},
 };
 
@@ -34,18 +41,52 @@ const FORMATS: [&str; 2] = ["json", "csv"];
 /// The longest evidence and note, in bytes.
 const TEXT_BYTES: usize = 2_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct Listing {
+    /// Only items of this kind: `reconcile` for calls whose answer was lost, `manual` for calls to be done by hand.
+    #[param(schema_with = kinds)]
     kind: Option<String>,
+    /// Only items in this state; `waiting`, which is `open` or `claimed`, where nothing is said.
+    #[param(schema_with = states)]
     state: Option<String>,
+    /// Only calls of this agent.
+    #[param(schema_with = schemas::name)]
     agent: Option<String>,
+    /// Only calls of this tool.
+    #[param(schema_with = schemas::name)]
     tool: Option<String>,
+    /// Rows of the page.
+    #[param(schema_with = schemas::limit)]
     limit: Option<i64>,
+    /// Where the page before ended: its `cursor`.
+    #[param(schema_with = schemas::cursor)]
     cursor: Option<String>,
+    /// In which form; `json` where nothing is said.
+    #[param(schema_with = formats)]
     format: Option<String>,
 }
 
+fn kinds() -> Object {
+    schemas::one_of(KINDS)
+}
+
+fn states() -> Object {
+    schemas::one_of(STATES)
+}
+
+fn formats() -> Object {
+    schemas::one_of(FORMATS)
+}
+
+/// Lists what waits for people
+///
+/// Calls whose answer was lost, and calls to be done by hand, in the order in which they were made. That they were shown is recorded.
+#[utoipa::path(get, path = "/v1/work", operation_id = "list_work", tag = "work", params(Listing),
+    responses((status = 200, description = "A page of items; as CSV with a heading line.",
+        content((Page<WorkItem> = "application/json"), (String = "text/csv")),
+        headers(("Link" = String, description = "With CSV: the next page, as RFC 8288 has it.")))))]
 pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -88,7 +129,7 @@ pub(in crate::http) async fn list(
         ..Entry::new(Kind::WorkViewed)
     };
     viewed(&app, entry).await?;
-    let data: Vec<Value> = rows.iter().map(export::to_json).collect();
+    let data: Vec<WorkItem> = rows.iter().map(WorkItem::of).collect();
     if format == Some("csv") {
         let next = cursor.map(|cursor| listing.next(&cursor));
         return Ok(as_csv(&data, next.as_deref()));
@@ -119,7 +160,7 @@ impl Listing {
 }
 
 /// What does not fit into one page is named by the header `Link` (RFC 8288), because CSV has no place for it.
-fn as_csv(data: &[Value], next: Option<&str>) -> Response {
+fn as_csv(data: &[WorkItem], next: Option<&str>) -> Response {
     let mut response = Response::new(Body::from(export::csv(data)));
     let headers = response.headers_mut();
     headers.insert(
@@ -142,11 +183,15 @@ fn as_csv(data: &[Value], next: Option<&str>) -> Response {
     response
 }
 
+/// Shows one item
+#[utoipa::path(get, path = "/v1/work/{work}", operation_id = "show_work", tag = "work",
+    params(("work" = String, Path, description = "The call's id.")),
+    responses((status = 200, description = "The item.", body = WorkItem)))]
 pub(in crate::http) async fn show(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<WorkItem>, Refusal> {
     let operator = identify(&app, &headers)?;
     let context = OperatorContext::Empty;
     allow(&app, &operator, OperatorAction::ReadWork, context).await?;
@@ -183,13 +228,11 @@ async fn whole(
     call: &CallId,
     row: &WorkRow,
     operator: &Arc<str>,
-) -> Result<Value, Refusal> {
-    let mut item = export::to_json(row);
-    let arguments = resolving::real_arguments(app, call, row, operator).await?;
-    if let (Some(item), Some(arguments)) = (item.as_object_mut(), arguments) {
-        item.insert("arguments".to_owned(), arguments);
-    }
-    Ok(item)
+) -> Result<WorkItem, Refusal> {
+    Ok(WorkItem {
+        arguments: resolving::real_arguments(app, call, row, operator).await?,
+        ..WorkItem::of(row)
+    })
 }
 
 /// Runs an act in a task of its own, so that an operator who hangs up does not stop it half-way, and records who was refused.
@@ -220,11 +263,17 @@ async fn act<T: Send + 'static>(
     done
 }
 
+/// Claims an item
+///
+/// Nobody else can claim it until its lease is over, and the gateway never sends what was claimed. The answer has the real arguments.
+#[utoipa::path(post, path = "/v1/work/{work}/claim", operation_id = "claim_work", tag = "work",
+    params(("work" = String, Path, description = "The call's id.")),
+    responses((status = 200, description = "It is the caller's.", body = WorkItem), (status = 409, description = "See the codes.")))]
 pub(in crate::http) async fn claim(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<WorkItem>, Refusal> {
     let operator = identify(&app, &headers)?;
     let work = {
         let (app, id, operator) = (Arc::clone(&app), id.clone(), Arc::clone(&operator));
@@ -234,18 +283,28 @@ pub(in crate::http) async fn claim(
     whole(&app, &call, &row, &operator).await.map(Json)
 }
 
-#[derive(Deserialize)]
+/// Why an item is given back.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Releasing {
+    /// In words; it is kept, shown and recorded.
+    #[schema(min_length = 1, max_length = 2000)]
     note: String,
 }
 
+/// Gives an item back
+///
+/// A call that was to be done by hand stays so.
+#[utoipa::path(post, path = "/v1/work/{work}/release", operation_id = "release_work", tag = "work",
+    params(("work" = String, Path, description = "The call's id.")),
+    request_body(content = Releasing, example = json!({"note": "the desk is closed today"})),
+    responses((status = 200, description = "It is open again.", body = WorkItem), (status = 409, description = "See the codes.")))]
 pub(in crate::http) async fn release(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<WorkItem>, Refusal> {
     let operator = identify(&app, &headers)?;
     let releasing: Releasing =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
@@ -255,32 +314,49 @@ pub(in crate::http) async fn release(
         async move { resolving::release(&app, &id, &operator, note).await }
     };
     let row = act(&app, &operator, "resolve", &id, work).await?;
-    Ok(Json(export::to_json(&row)))
+    Ok(Json(WorkItem::of(&row)))
 }
 
-#[derive(Deserialize)]
+/// What an operator says became of a call.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Resolving {
     found: Found,
+    /// Of an executed call: the status with which the API answered, if that is known.
     status: Option<u16>,
+    /// Of an executed call: the API's answer, held to the contract. The agent gets it.
     result: Option<Value>,
+    /// Where it can be seen.
+    #[schema(min_length = 1, max_length = 2000)]
     evidence: String,
+    /// In words; it is kept, shown and recorded.
+    #[schema(min_length = 1, max_length = 2000)]
     note: String,
 }
 
-#[derive(Deserialize, PartialEq, Eq)]
+/// Whether the API has executed a call.
+#[derive(Deserialize, ToSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 enum Found {
     Executed,
     NotExecuted,
 }
 
+/// Says what became of a call
+///
+/// Once. The agent gets that answer, marked, and the gateway never sends the call.
+#[utoipa::path(post, path = "/v1/work/{work}/resolve", operation_id = "resolve_work", tag = "work",
+    params(("work" = String, Path, description = "The call's id.")),
+    request_body(content = Resolving, example = json!({"found": "executed", "status": 201, "result": {"refund": "rf_7", "status": "succeeded"},
+        "evidence": "https://desk.example.com/refunds/rf_7", "note": "done in the back office"})),
+    responses((status = 200, description = "It is resolved.", body = WorkItem), (status = 409, description = "See the codes."),
+        (status = 422, description = "See the codes.")))]
 pub(in crate::http) async fn resolve(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<WorkItem>, Refusal> {
     let operator = identify(&app, &headers)?;
     let given: Resolving =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
@@ -296,7 +372,7 @@ pub(in crate::http) async fn resolve(
         async move { resolving::resolve(&app, &id, &operator, finding).await }
     };
     let row = act(&app, &operator, "resolve", &id, work).await?;
-    Ok(Json(export::to_json(&row)))
+    Ok(Json(WorkItem::of(&row)))
 }
 
 /// What an operator gives as evidence or note, without what the detectors know: it is kept, shown and recorded in clear.
