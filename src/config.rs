@@ -39,7 +39,7 @@ pub use links::{Link, Links};
 pub use read::{read_directory, read_file};
 pub use records::Records;
 pub use tiers::{Escalation, Tier};
-pub use work_list::ListFormat;
+pub use work_list::{ListFormat, WorkListCopy};
 
 /// Everything that `serve` needs to know before it opens contracts and policies.
 #[derive(Debug)]
@@ -80,6 +80,8 @@ pub struct Config {
     pub links: Links,
     /// Whom to tell of what waits.
     pub destinations: BTreeMap<Arc<str>, Destination>,
+    /// Where the work list is copied to; nowhere if there is none.
+    pub work_list_copy: Option<WorkListCopy>,
 }
 
 impl Config {
@@ -276,6 +278,7 @@ impl Resolver<'_> {
             tiers,
             links: self.links(&written),
             destinations: self.destinations(&written),
+            work_list_copy: self.work_list_copy(written.work_list_copy.as_ref()),
         }
     }
 

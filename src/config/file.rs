@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU64, path::PathBuf
 
 use serde::Deserialize;
 
-use super::{destinations, links};
+use super::{destinations, links, work_list};
 use crate::{call::ClassRules, yaml::Spanned};
 
 #[derive(Deserialize)]
@@ -35,6 +35,7 @@ pub(super) struct Config {
     #[serde(default)]
     pub destinations: BTreeMap<String, Spanned<destinations::Written>>,
     pub state_directory: Option<Spanned<String>>,
+    pub work_list_copy: Option<Spanned<work_list::Written>>,
 }
 
 #[derive(Deserialize)]

@@ -119,7 +119,7 @@ const RULES: [Rule; 3] = [
 ];
 
 /// The modules that know the config's types.
-const CONFIG: [(&str, &str); 11] = [
+const CONFIG: [(&str, &str); 12] = [
     ("config", "is it"),
     ("app", "joins it with the rest"),
     ("database", "which database"),
@@ -133,6 +133,10 @@ const CONFIG: [(&str, &str); 11] = [
     (
         "resolving",
         "`ListFormat`, which the config names by a file's end",
+    ),
+    (
+        "workers",
+        "where the work list is copied to, handed over by `app`",
     ),
 ];
 

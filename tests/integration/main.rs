@@ -58,3 +58,4 @@ mod tampering;
 mod wire;
 mod work;
 mod work_approved;
+mod work_copy;
