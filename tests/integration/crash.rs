@@ -37,12 +37,12 @@ use crate::{
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_toolgate");
 
-fn random(below: u64) -> u64 {
+pub fn random(below: u64) -> u64 {
     RandomState::new().build_hasher().finish() % below
 }
 
 /// Looks until it is so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     for _ in 0..6_000 {
         if is_so().await {
             return;
@@ -53,8 +53,8 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 /// A directory below /tmp that the database's user may pass through; gone when dropped.
-struct Place {
-    path: PathBuf,
+pub struct Place {
+    pub path: PathBuf,
 }
 
 impl Place {
@@ -71,7 +71,7 @@ impl Place {
     }
 
     /// Where a config, the contracts and the policies stand as shipped, but for addresses and paths.
-    fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.path.join("toolgate.yaml")
     }
 
@@ -136,10 +136,10 @@ impl Drop for Place {
 }
 
 /// The program, running. Killed when dropped.
-struct Running {
+pub struct Running {
     child: Child,
     agents: SocketAddr,
-    operators: SocketAddr,
+    pub operators: SocketAddr,
     said: Arc<Mutex<Vec<String>>>,
 }
 
@@ -185,7 +185,7 @@ impl Running {
         panic!("it does not start: {:#?}", running.said.lock());
     }
 
-    fn kill_9(mut self) {
+    pub fn kill_9(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -232,7 +232,7 @@ fn read(
 
 /// The API behind the gateway: it notes each refund when the head of the request arrives, and answers when its gate is
 /// open, a few milliseconds later.
-struct Upstream {
+pub struct Upstream {
     address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
     gate: watch::Sender<bool>,
@@ -278,7 +278,7 @@ impl Upstream {
     }
 
     /// How often each call has arrived.
-    fn by_call(&self) -> BTreeMap<String, usize> {
+    pub fn by_call(&self) -> BTreeMap<String, usize> {
         let mut counted = BTreeMap::new();
         for call in &*self.log.lock() {
             *counted.entry(call.clone()).or_default() += 1;
@@ -324,17 +324,17 @@ async fn refund(State(mut handler): State<Handler>, request: Request) -> Respons
 }
 
 /// `toolgate serve` with its home, in front of that API.
-struct Stand {
-    place: Place,
-    upstream: Upstream,
+pub struct Stand {
+    pub place: Place,
+    pub upstream: Upstream,
     agent_key: String,
-    operator_key: String,
+    pub operator_key: String,
     http: reqwest::Client,
 }
 
 impl Stand {
     /// The stand with its keys made, and the gateway running.
-    async fn new() -> (Self, Running) {
+    pub async fn new() -> (Self, Running) {
         let place = Place::new();
         place.write_config();
         let mut stand = Self {
@@ -365,7 +365,7 @@ impl Stand {
         ]
     }
 
-    async fn start(&self) -> Running {
+    pub async fn start(&self) -> Running {
         let config = self.place.config();
         let arguments = ["serve", "--config", config.to_str().unwrap()];
         Running::start(&arguments, &self.variables()).await
@@ -382,24 +382,24 @@ impl Stand {
         String::from_utf8(made.stdout).unwrap().trim().to_owned()
     }
 
-    fn agent(&self, running: &Running, method: Method, path: &str) -> RequestBuilder {
+    pub fn agent(&self, running: &Running, method: Method, path: &str) -> RequestBuilder {
         self.http
             .request(method, format!("http://{}{path}", running.agents))
             .bearer_auth(&self.agent_key)
     }
 
-    fn operator(&self, running: &Running, method: Method, path: &str) -> RequestBuilder {
+    pub fn operator(&self, running: &Running, method: Method, path: &str) -> RequestBuilder {
         self.http
             .request(method, format!("http://{}{path}", running.operators))
             .bearer_auth(&self.operator_key)
     }
 
-    fn refund(&self, running: &Running, amount_cents: u32) -> RequestBuilder {
+    pub fn refund(&self, running: &Running, amount_cents: u32) -> RequestBuilder {
         self.agent(running, Method::POST, "/desk/refunds")
             .json(&refund_of(amount_cents))
     }
 
-    async fn open_run(&self, running: &Running) -> String {
+    pub async fn open_run(&self, running: &Running) -> String {
         let body = json!({"triggered_by": "ticket:9", "purpose": "a test"});
         send(self.agent(running, Method::POST, "/v1/runs").json(&body))
             .await
@@ -411,7 +411,7 @@ impl Stand {
     }
 
     /// Parks a refund; gives its call.
-    async fn park(&self, running: &Running, run: &str, amount_cents: u32) -> String {
+    pub async fn park(&self, running: &Running, run: &str, amount_cents: u32) -> String {
         let request = self
             .refund(running, amount_cents)
             .header("toolgate-run", run);
@@ -465,7 +465,7 @@ impl Stand {
             .json(&json!({"digest": digest, "reason": "test"}))
     }
 
-    async fn state(&self, running: &Running, call: &str) -> Value {
+    pub async fn state(&self, running: &Running, call: &str) -> Value {
         let path = format!("/v1/calls/{call}");
         send(self.agent(running, Method::GET, &path))
             .await

@@ -22,6 +22,7 @@ mod composition_races;
 mod composition_sending;
 mod conformity;
 mod crash;
+mod crash_hand;
 mod delivery;
 mod delivery_mail;
 mod delivery_stream;
