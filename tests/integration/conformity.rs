@@ -4,12 +4,12 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{LazyLock, OnceLock},
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use parking_lot::Mutex;
 use reqwest::{Method, Url, header::HeaderMap};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Whose document holds for an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,19 +169,23 @@ pub fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
 
 /// Fails where a value does not fit a schema of the document.
 pub fn fits(document: &Value, schema: &Value, value: &Value, what: &str) {
-    let mut whole = json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "components": {"schemas": document["components"]["schemas"]},
+    static MADE: LazyLock<Mutex<HashMap<String, Arc<jsonschema::Validator>>>> =
+        LazyLock::new(Mutex::default);
+    let mut made = MADE.lock();
+    let validator = made.entry(schema.to_string()).or_insert_with(|| {
+        let mut used = Map::new();
+        refer(document, schema, &mut used);
+        let mut whole = json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "components": {"schemas": used},
+        });
+        let own = schema.as_object().unwrap().clone();
+        whole.as_object_mut().unwrap().extend(own);
+        let options = jsonschema::options().offline();
+        Arc::new(options.should_validate_formats(true).build(&whole).unwrap())
     });
-    whole
-        .as_object_mut()
-        .unwrap()
-        .extend(schema.as_object().unwrap().clone());
-    let validator = jsonschema::options()
-        .offline()
-        .should_validate_formats(true)
-        .build(&whole)
-        .unwrap();
+    let validator = Arc::clone(validator);
+    drop(made);
     let errors: Vec<String> = validator
         .iter_errors(value)
         .map(|error| format!("{}: {error}", error.instance_path()))
@@ -191,4 +195,25 @@ pub fn fits(document: &Value, schema: &Value, value: &Value, what: &str) {
         "{what}: {}\n{value:#}",
         errors.join("\n")
     );
+}
+
+/// The schemas that one refers to, by name.
+fn refer(document: &Value, schema: &Value, used: &mut Map<String, Value>) {
+    match schema {
+        Value::Object(members) => {
+            let name = members.get("$ref").and_then(Value::as_str);
+            if let Some(name) = name.and_then(|place| place.strip_prefix("#/components/schemas/"))
+                && !used.contains_key(name)
+            {
+                let named = &document["components"]["schemas"][name];
+                used.insert(name.to_owned(), named.clone());
+                refer(document, named, used);
+            }
+            members
+                .values()
+                .for_each(|member| refer(document, member, used));
+        }
+        Value::Array(items) => items.iter().for_each(|item| refer(document, item, used)),
+        _ => {}
+    }
 }

@@ -465,7 +465,7 @@ impl Stand {
             .json(&json!({"digest": digest, "reason": "test"}))
     }
 
-    pub async fn state(&self, running: &Running, call: &str) -> Value {
+    async fn state(&self, running: &Running, call: &str) -> Value {
         let path = format!("/v1/calls/{call}");
         send(self.agent(running, Method::GET, &path))
             .await

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     crash::{Running, Stand, random, until},
     receiver::Receiver,
-    support::send,
+    support::{Answer, send},
 };
 
 /// The answer, if the gateway lived long enough to give one.
@@ -23,6 +23,18 @@ async fn tried(request: RequestBuilder) -> Option<(u16, Value)> {
     let status = response.status().as_u16();
     let body = response.bytes().await.ok()?;
     Some((status, serde_json::from_slice(&body).ok()?))
+}
+
+/// The answer of a machine that may be so busy that a record comes too late: then it is asked again.
+async fn patiently(request: RequestBuilder) -> Answer {
+    for _ in 0..100 {
+        let answer = send(request.try_clone().unwrap()).await;
+        if answer.code() != "record_unavailable" {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nothing is recorded any more");
 }
 
 /// A stand whose refunds go to the work list while everything is halted, and halted it is; and the kill switch.
@@ -42,7 +54,7 @@ async fn by_hand() -> (Stand, Running, String) {
 async fn halt(stand: &Stand, running: &Running) -> String {
     let halt = json!({"scope": {"kind": "everything"}, "reason": "test"});
     let pull = stand.operator(running, Method::POST, "/v1/kill-switches");
-    let pulled = send(pull.json(&halt)).await.expect(201);
+    let pulled = patiently(pull.json(&halt)).await.expect(201);
     pulled.body["kill_switch"].as_str().unwrap().to_owned()
 }
 
@@ -50,17 +62,27 @@ async fn halt(stand: &Stand, running: &Running) -> String {
 async fn listed(
     stand: &Stand,
     running: &Running,
+    run: &str,
     amounts: std::ops::Range<u32>,
 ) -> Vec<(u32, String)> {
     let mut calls = Vec::new();
     for amount in amounts {
-        let request = stand
-            .refund(running, amount)
-            .header("idempotency-key", amount.to_string());
-        let answer = send(request).await.problem(403, "by_hand");
+        let request = keyed(stand, running, run, amount);
+        let answer = patiently(request).await.problem(403, "by_hand");
         calls.push((amount, answer.header("toolgate-call").to_owned()));
     }
     calls
+}
+
+/// A refund whose amount is its idempotency key.
+fn keyed(stand: &Stand, running: &Running, run: &str, amount: u32) -> RequestBuilder {
+    let request = stand.refund(running, amount).header("toolgate-run", run);
+    request.header("idempotency-key", amount.to_string())
+}
+
+async fn state(stand: &Stand, running: &Running, call: &str) -> Value {
+    let request = stand.agent(running, Method::GET, &format!("/v1/calls/{call}"));
+    patiently(request).await.expect(200).body
 }
 
 fn finding(amount: u32) -> Value {
@@ -76,20 +98,32 @@ fn work(stand: &Stand, running: &Running, call: &str, act: &str) -> RequestBuild
 
 async fn item(stand: &Stand, running: &Running, call: &str) -> Value {
     let request = stand.operator(running, Method::GET, &format!("/v1/work/{call}"));
-    send(request).await.expect(200).body
+    patiently(request).await.expect(200).body
+}
+
+/// Resolves an item that this operator has claimed.
+async fn resolved(stand: &Stand, running: &Running, (amount, call): (u32, &str)) {
+    let resolve = work(stand, running, call, "resolve").json(&finding(amount));
+    let first = send(resolve.try_clone().unwrap()).await;
+    if first.code() == "record_unavailable" {
+        // It may have been recorded all the same, only too late.
+        let again = patiently(resolve).await;
+        assert!(matches!(again.status, 200 | 409), "{}", again.body);
+    } else {
+        first.expect(200);
+    }
 }
 
 /// What the agent and the operators are told of a call that was resolved.
-async fn stands_resolved(stand: &Stand, running: &Running, (amount, call): (u32, &str)) {
-    let state = stand.state(running, call).await;
+async fn stands_resolved(stand: &Stand, running: &Running, run: &str, (amount, call): (u32, &str)) {
+    let state = state(stand, running, call).await;
     assert_eq!(state["state"], "completed", "{state}");
     assert_eq!(state["executed"], true);
     assert_eq!(state["executed_by"], "operator");
     assert_eq!(state["result"]["refund"], format!("hand_{amount}"));
-    let request = stand
-        .refund(running, amount)
-        .header("idempotency-key", amount.to_string());
-    let again = send(request).await.expect(201);
+    let again = patiently(keyed(stand, running, run, amount))
+        .await
+        .expect(201);
     assert_eq!(again.header("toolgate-call"), call);
     assert_eq!(again.header("toolgate-executed-by"), "operator");
     assert_eq!(again.body["refund"], format!("hand_{amount}"));
@@ -102,9 +136,16 @@ async fn stands_resolved(stand: &Stand, running: &Running, (amount, call): (u32,
 async fn kill_9_during_hand_work_loses_no_claim_and_no_resolution() {
     let (stand, mut running, _) = by_hand().await;
     let stand = Arc::new(stand);
+    let run = stand.open_run(&running).await;
     let mut outcomes = BTreeMap::<&str, u32>::new();
     for round in 0..6_u32 {
-        let calls = listed(&stand, &running, 1_000 + round * 10..1_006 + round * 10).await;
+        let calls = listed(
+            &stand,
+            &running,
+            &run,
+            1_000 + round * 10..1_006 + round * 10,
+        )
+        .await;
         // What was answered with 200, by call.
         let answered: Arc<Mutex<HashMap<String, &str>>> = Arc::default();
         let people: Vec<_> = calls
@@ -146,15 +187,14 @@ async fn kill_9_during_hand_work_loses_no_claim_and_no_resolution() {
             }
             // Whatever had happened, it can be brought to its end, once.
             if state != "resolved" {
-                send(work(&stand, &running, call, "claim"))
+                patiently(work(&stand, &running, call, "claim"))
                     .await
                     .expect(200);
-                let resolve = work(&stand, &running, call, "resolve");
-                send(resolve.json(&finding(*amount))).await.expect(200);
+                resolved(&stand, &running, (*amount, call)).await;
             }
             let once_more = work(&stand, &running, call, "resolve").json(&finding(1));
-            send(once_more).await.problem(409, "conflict");
-            stands_resolved(&stand, &running, (*amount, call)).await;
+            patiently(once_more).await.problem(409, "conflict");
+            stands_resolved(&stand, &running, &run, (*amount, call)).await;
         }
     }
     assert_eq!(stand.upstream.by_call(), BTreeMap::new(), "{outcomes:?}");
@@ -164,10 +204,17 @@ async fn kill_9_during_hand_work_loses_no_claim_and_no_resolution() {
 async fn kill_9_while_people_and_the_gateway_race_for_calls_lets_one_of_them_have_each() {
     let (stand, mut running, mut kill_switch) = by_hand().await;
     let stand = Arc::new(stand);
+    let run = stand.open_run(&running).await;
     let mut claimed = BTreeMap::new();
     let mut all = Vec::new();
     for round in 0..6_u32 {
-        let calls = listed(&stand, &running, 2_000 + round * 20..2_012 + round * 20).await;
+        let calls = listed(
+            &stand,
+            &running,
+            &run,
+            2_000 + round * 20..2_012 + round * 20,
+        )
+        .await;
         let path = format!("/v1/kill-switches/{kill_switch}");
         let release = stand.operator(&running, Method::DELETE, &path);
         let released = tokio::spawn(tried(release.json(&json!({"reason": "test"}))));
@@ -198,7 +245,7 @@ async fn kill_9_while_people_and_the_gateway_race_for_calls_lets_one_of_them_hav
         assert!(matches!(status, 200 | 404), "{status}");
         for (_, call) in &calls {
             until("the call is somebody's", async || {
-                let state = stand.state(&running, call).await["state"].clone();
+                let state = state(&stand, &running, call).await["state"].clone();
                 !matches!(state.as_str(), Some("parked" | "executing"))
                     || item_is_claimed(&stand, &running, call).await
             })
@@ -224,12 +271,11 @@ async fn kill_9_while_people_and_the_gateway_race_for_calls_lets_one_of_them_hav
                 !sent.contains_key(call),
                 "{call} was sent although it is claimed"
             );
-            let resolve = work(&stand, &running, call, "resolve").json(&finding(*amount));
-            send(resolve).await.expect(200);
-            stands_resolved(&stand, &running, (*amount, call)).await;
+            resolved(&stand, &running, (*amount, call)).await;
+            stands_resolved(&stand, &running, &run, (*amount, call)).await;
         } else {
             // Killed between the record of it and the sending, it is one that nobody knows of.
-            let state = stand.state(&running, call).await;
+            let state = state(&stand, &running, call).await;
             let is_lost = state["state"] == "indeterminate";
             assert!(
                 sent.contains_key(call) || is_lost,

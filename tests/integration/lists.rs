@@ -68,8 +68,11 @@ async fn every_list_has_the_same_limits_and_takes_only_its_own_cursors() {
             .expect(200);
         assert_eq!(first.body["data"].as_array().unwrap().len(), 1, "{path}");
         assert_eq!(first.body["has_more"], true, "{path}");
-        let members: Vec<&String> = first.body.as_object().unwrap().keys().collect();
-        assert_eq!(members, ["cursor", "data", "has_more"], "{path}");
+        let members: BTreeSet<&String> = first.body.as_object().unwrap().keys().collect();
+        assert!(
+            members.iter().eq(["cursor", "data", "has_more"].iter()),
+            "{path}"
+        );
         cursors.push(first.body["cursor"].as_str().unwrap().to_owned());
         let whole = list(&world, path, &format!("{filter}&limit=500"))
             .await

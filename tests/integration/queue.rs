@@ -15,7 +15,7 @@ use crate::support::{World, send};
 
 const PENDING: i64 = 100_000;
 /// Of each state in which a call was decided.
-const DECIDED: i64 = 20_000;
+const DECIDED: i64 = 10_000;
 
 /// A queue of other agents' calls, one in a thousand of them rare in every way, and some that are decided already: one state
 /// lies before all the others, one behind them, and two among them, so that no guess at where the next row lies is right.
@@ -102,37 +102,47 @@ struct Choice {
     tiers: Option<Vec<String>>,
 }
 
-/// Every combination of the filters, each left out, common and rare; and some that nothing has.
+/// Each filter alone and each two of them, common, rare and mixed; all of them; none; and what nothing has.
 fn choices() -> Vec<Choice> {
-    let mut choices = Vec::new();
-    let pick = |which: usize, common, rare| [None, Some(common), Some(rare)][which % 3];
-    for number in 0..243_usize {
-        let tier = pick(number / 81, "finance", "security");
-        choices.push(Choice {
-            agent: pick(number, "bulk-bot", "rare-bot"),
-            run: pick(number / 3, "run_bulk", "run_rare"),
-            tool: pick(number / 9, "desk.refunds.create", "desk.users.promote"),
-            consequence: pick(number / 27, "money_movement", "permission_change"),
-            tiers: tier.map(|tier| vec![tier.to_owned()]),
-        });
+    // 0: left out, 1: common, 2: rare.
+    let mut picks = vec![[0; 5], [1; 5], [2; 5]];
+    for one in 0..5 {
+        for of_one in 1..3 {
+            let mut pick = [0; 5];
+            pick[one] = of_one;
+            picks.push(pick);
+            for other in one + 1..5 {
+                pick[other] = 3 - of_one;
+                picks.push(pick);
+                pick[other] = 0;
+            }
+        }
     }
+    let pick = |which: usize, common, rare| [None, Some(common), Some(rare)][which];
+    let mut choices: Vec<Choice> = picks
+        .into_iter()
+        .map(|[agent, run, tool, consequence, tier]| Choice {
+            agent: pick(agent, "bulk-bot", "rare-bot"),
+            run: pick(run, "run_bulk", "run_rare"),
+            tool: pick(tool, "desk.refunds.create", "desk.users.promote"),
+            consequence: pick(consequence, "money_movement", "permission_change"),
+            tiers: pick(tier, "finance", "security").map(|tier| vec![tier.to_owned()]),
+        })
+        .collect();
     let both = ["finance".to_owned(), "security".to_owned()];
-    for agent in [None, Some("no-bot"), Some("rare-bot")] {
+    for (agent, tiers) in [
+        (None, Some(both.to_vec())),
+        (Some("no-bot"), Some(both.to_vec())),
+        (Some("no-bot"), None),
+    ] {
         choices.push(Choice {
             agent,
             run: None,
             tool: None,
             consequence: None,
-            tiers: Some(both.to_vec()),
+            tiers,
         });
     }
-    choices.push(Choice {
-        agent: Some("no-bot"),
-        run: None,
-        tool: None,
-        consequence: None,
-        tiers: None,
-    });
     choices
 }
 

@@ -238,7 +238,7 @@ fn kind_of(schema: &Value) -> String {
         Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).collect(),
         _ => vec!["any value"],
     };
-    let mut kind = types.join(" or ");
+    let mut kind = escaped(&types.join(" or "));
     if let Some(of) = schema.get("items").filter(|of| !of.is_boolean()) {
         kind = format!("{kind} of {}", kind_of(of));
     }
@@ -261,7 +261,7 @@ fn kind_of(schema: &Value) -> String {
                 let _ = write!(kind, " {word}<code>{}</code>", escaped(value));
             }
             Some(value) => {
-                let _ = write!(kind, " {word}{value}");
+                let _ = write!(kind, " {word}{}", escaped(&value.to_string()));
             }
         }
     }

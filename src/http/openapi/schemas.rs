@@ -9,6 +9,7 @@ use utoipa::{
     },
 };
 
+use super::dictionary::made_of;
 use crate::{
     call::Consequence,
     entry::{Decision, Kind},
@@ -98,3 +99,29 @@ pub(in crate::http) fn decision() -> Object {
 pub(in crate::http) fn code() -> Object {
     one_of(Reason::ALL.map(Reason::code))
 }
+
+/// Types that stand for these schemas where utoipa wants a type: a parameter's description is kept only so.
+pub(in crate::http) struct Call;
+made_of!(Call, call().into());
+pub(in crate::http) struct Run;
+made_of!(Run, run().into());
+pub(in crate::http) struct Approval;
+made_of!(Approval, approval().into());
+pub(in crate::http) struct KillSwitch;
+made_of!(KillSwitch, kill_switch().into());
+pub(in crate::http) struct Name;
+made_of!(Name, name().into());
+pub(in crate::http) struct Time;
+made_of!(Time, time().into());
+pub(in crate::http) struct Limit;
+made_of!(Limit, limit().into());
+pub(in crate::http) struct Cursor;
+made_of!(Cursor, cursor().into());
+pub(in crate::http) struct ConsequenceName;
+made_of!(ConsequenceName, consequence().into());
+pub(in crate::http) struct EntryKind;
+made_of!(EntryKind, kind().into());
+pub(in crate::http) struct DecisionName;
+made_of!(DecisionName, decision().into());
+pub(in crate::http) struct Code;
+made_of!(Code, code().into());

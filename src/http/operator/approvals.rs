@@ -29,7 +29,7 @@ use crate::{
     entry::{Entry, Kind},
     http::{
         input::{self, Named},
-        openapi::schemas,
+        openapi::{dictionary::made_of, schemas},
     },
     ids::RunId,
     policy::{OperatorAction, OperatorContext},
@@ -45,37 +45,40 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct Listing {
     /// Only approvals in this state.
-    #[param(schema_with = states)]
+    #[param(inline, value_type = Option<States>)]
     state: Option<String>,
     /// Only calls of this agent.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     agent: Option<String>,
     /// Only calls in this run.
-    #[param(schema_with = schemas::run)]
+    #[param(inline, value_type = Option<schemas::Run>)]
     run: Option<String>,
     /// Only calls of this tool.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     tool: Option<String>,
     /// Only what waits, or waited, in this tier.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     tier: Option<String>,
     /// Only calls of tools with this consequence.
-    #[param(schema_with = schemas::consequence)]
+    #[param(inline, value_type = Option<schemas::ConsequenceName>)]
     consequence: Option<String>,
     /// Only what the caller may approve now. A page may then be short, or empty, and still have a `cursor`.
     #[serde(default)]
     mine: bool,
     /// Rows of the page.
-    #[param(schema_with = schemas::limit)]
+    #[param(inline, value_type = Option<schemas::Limit>)]
     limit: Option<i64>,
     /// Where the page before ended: its `cursor`.
-    #[param(schema_with = schemas::cursor)]
+    #[param(inline, value_type = Option<schemas::Cursor>)]
     cursor: Option<String>,
 }
 
 fn states() -> Object {
     schemas::one_of(STATES)
 }
+
+struct States;
+made_of!(States, states().into());
 
 /// A parked call as an approver is shown it. Arguments are real, but for classes that its tiers do not show to the caller.
 #[derive(Serialize, ToSchema)]

@@ -124,10 +124,10 @@ pub(in crate::http) async fn grant(
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct Listing {
     /// Rows of the page.
-    #[param(schema_with = schemas::limit)]
+    #[param(inline, value_type = Option<schemas::Limit>)]
     limit: Option<i64>,
     /// Where the page before ended: its `cursor`.
-    #[param(schema_with = schemas::cursor)]
+    #[param(inline, value_type = Option<schemas::Cursor>)]
     cursor: Option<String>,
 }
 

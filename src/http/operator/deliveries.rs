@@ -23,7 +23,7 @@ use crate::{
     delivery::ActRefused,
     http::{
         input::{self, Named},
-        openapi::schemas,
+        openapi::{dictionary::made_of, schemas},
     },
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
@@ -37,22 +37,25 @@ const STATES: [&str; 3] = ["pending", "delivered", "dead"];
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct Listing {
     /// Only messages in this state; `dead` ones were given up.
-    #[param(schema_with = states)]
+    #[param(inline, value_type = Option<States>)]
     state: Option<String>,
     /// Only messages to this destination.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     destination: Option<String>,
     /// Rows of the page.
-    #[param(schema_with = schemas::limit)]
+    #[param(inline, value_type = Option<schemas::Limit>)]
     limit: Option<i64>,
     /// Where the page before ended: its `cursor`.
-    #[param(schema_with = schemas::cursor)]
+    #[param(inline, value_type = Option<schemas::Cursor>)]
     cursor: Option<String>,
 }
 
 fn states() -> Object {
     schemas::one_of(STATES)
 }
+
+struct States;
+made_of!(States, states().into());
 
 /// Whom the gateway tells, and how that stands.
 #[derive(Serialize, ToSchema)]

@@ -12,7 +12,7 @@ use crate::{
     call::Consequence,
     clock::Timestamp,
     entry::{Decision, Kind},
-    http::openapi::schemas,
+    http::openapi::{dictionary::made_of, schemas},
     ids::{ApprovalId, CallId, KillSwitchId, RunId},
     reason::{Reason, Refusal},
     store::entries::{Filter, Order},
@@ -29,65 +29,68 @@ const VALUES: usize = 16;
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct Asked {
     /// Only entries recorded at this time or later.
-    #[param(schema_with = schemas::time)]
+    #[param(inline, value_type = Option<schemas::Time>)]
     from: Option<String>,
     /// Only entries recorded before this time.
-    #[param(schema_with = schemas::time)]
+    #[param(inline, value_type = Option<schemas::Time>)]
     to: Option<String>,
     /// Only entries of this agent.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     agent: Option<String>,
     /// Only entries of this run.
-    #[param(schema_with = schemas::run)]
+    #[param(inline, value_type = Option<schemas::Run>)]
     run: Option<String>,
     /// Only entries of this call.
-    #[param(schema_with = schemas::call)]
+    #[param(inline, value_type = Option<schemas::Call>)]
     call: Option<String>,
     /// Only entries of this approval.
-    #[param(schema_with = schemas::approval)]
+    #[param(inline, value_type = Option<schemas::Approval>)]
     approval: Option<String>,
     /// Only entries of this kill switch.
-    #[param(schema_with = schemas::kill_switch)]
+    #[param(inline, value_type = Option<schemas::KillSwitch>)]
     kill_switch: Option<String>,
     /// Only entries of this tool.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     tool: Option<String>,
     /// Only entries of this API's tools.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     api: Option<String>,
     /// Only entries of tools with this consequence.
-    #[param(schema_with = schemas::consequence)]
+    #[param(inline, value_type = Option<schemas::ConsequenceName>)]
     consequence: Option<String>,
     /// Only entries of this kind.
-    #[param(schema_with = schemas::kind)]
+    #[param(inline, value_type = Option<schemas::EntryKind>)]
     kind: Option<String>,
     /// Only entries with this decision.
-    #[param(schema_with = schemas::decision)]
+    #[param(inline, value_type = Option<schemas::DecisionName>)]
     decision: Option<String>,
     /// Only entries with this problem code among their reasons.
-    #[param(schema_with = schemas::code)]
+    #[param(inline, value_type = Option<schemas::Code>)]
     reason: Option<String>,
     /// Only entries of this operator.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     operator: Option<String>,
     /// Only entries of calls with this keyed digest: `hmac-sha256:` and 64 hexadecimal digits.
     digest: Option<String>,
     /// Only entries in which a sensitive value stood: up to 16 of its keyed digests, with commas between them. `POST /v1/audit/hash` gives them; the value itself is never sent.
     value: Option<String>,
     /// `newest` first, where nothing is said, or `oldest`.
-    #[param(schema_with = orders)]
+    #[param(inline, value_type = Option<Orders>)]
     order: Option<String>,
     /// Rows of the page.
-    #[param(schema_with = schemas::limit)]
+    #[param(inline, value_type = Option<schemas::Limit>)]
     pub limit: Option<i64>,
     /// Where the page before ended: its `cursor`.
-    #[param(schema_with = schemas::cursor)]
+    #[param(inline, value_type = Option<schemas::Cursor>)]
     pub cursor: Option<String>,
 }
 
 fn orders() -> Object {
     schemas::one_of(["newest", "oldest"])
 }
+
+struct Orders;
+made_of!(Orders, orders().into());
 
 /// The same, understood.
 pub(super) struct Question {
@@ -166,19 +169,19 @@ impl Asked {
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct RunsAsked {
     /// Only runs of this agent.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     agent: Option<String>,
     /// Only runs opened at this time or later.
-    #[param(schema_with = schemas::time)]
+    #[param(inline, value_type = Option<schemas::Time>)]
     from: Option<String>,
     /// Only runs opened before this time.
-    #[param(schema_with = schemas::time)]
+    #[param(inline, value_type = Option<schemas::Time>)]
     to: Option<String>,
     /// Rows of the page.
-    #[param(schema_with = schemas::limit)]
+    #[param(inline, value_type = Option<schemas::Limit>)]
     pub limit: Option<i64>,
     /// Where the page before ended: its `cursor`.
-    #[param(schema_with = schemas::cursor)]
+    #[param(inline, value_type = Option<schemas::Cursor>)]
     pub cursor: Option<String>,
 }
 

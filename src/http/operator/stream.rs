@@ -39,13 +39,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct Wanted {
     /// Only approvals that wait, or waited, in this tier.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     tier: Option<String>,
     /// Only calls of this agent.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     agent: Option<String>,
     /// Only calls of this tool.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     tool: Option<String>,
 }
 

@@ -23,7 +23,7 @@ use crate::{
     entry::{Entry, Kind},
     http::{
         input::{self, Named},
-        openapi::schemas,
+        openapi::{dictionary::made_of, schemas},
     },
     ids::CallId,
     policy::{OperatorAction, OperatorContext},
@@ -46,25 +46,25 @@ const TEXT_BYTES: usize = 2_000;
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct Listing {
     /// Only items of this kind: `reconcile` for calls whose answer was lost, `manual` for calls to be done by hand.
-    #[param(schema_with = kinds)]
+    #[param(inline, value_type = Option<Kinds>)]
     kind: Option<String>,
     /// Only items in this state; `waiting`, which is `open` or `claimed`, where nothing is said.
-    #[param(schema_with = states)]
+    #[param(inline, value_type = Option<States>)]
     state: Option<String>,
     /// Only calls of this agent.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     agent: Option<String>,
     /// Only calls of this tool.
-    #[param(schema_with = schemas::name)]
+    #[param(inline, value_type = Option<schemas::Name>)]
     tool: Option<String>,
     /// Rows of the page.
-    #[param(schema_with = schemas::limit)]
+    #[param(inline, value_type = Option<schemas::Limit>)]
     limit: Option<i64>,
     /// Where the page before ended: its `cursor`.
-    #[param(schema_with = schemas::cursor)]
+    #[param(inline, value_type = Option<schemas::Cursor>)]
     cursor: Option<String>,
     /// In which form; `json` where nothing is said.
-    #[param(schema_with = formats)]
+    #[param(inline, value_type = Option<Formats>)]
     format: Option<String>,
 }
 
@@ -72,13 +72,22 @@ fn kinds() -> Object {
     schemas::one_of(KINDS)
 }
 
+struct Kinds;
+made_of!(Kinds, kinds().into());
+
 fn states() -> Object {
     schemas::one_of(STATES)
 }
 
+struct States;
+made_of!(States, states().into());
+
 fn formats() -> Object {
     schemas::one_of(FORMATS)
 }
+
+struct Formats;
+made_of!(Formats, formats().into());
 
 /// Lists what waits for people
 ///
