@@ -22,6 +22,7 @@ use crate::{
     ids::{KeyId, KillSwitchId},
     keys::{KnownKey, KnownKeys},
     killswitch::{KillSwitch, KillSwitches, journal::Journal},
+    metrics::{Metrics, People},
     parked::{Resuming, Waiters},
     policy::{self, Policies},
     redaction::{Cut, Marks, Redactor, shown_schema},
@@ -119,7 +120,7 @@ pub struct App {
     /// Whoever knocks without a key.
     pub strangers: Strangers,
     /// Whoever waits for a parked call.
-    pub waiters: Waiters,
+    pub waiters: Arc<Waiters>,
     /// Approved calls that are being taken up.
     pub resuming: Resuming,
     /// Getting to people what waits for them.
@@ -128,6 +129,10 @@ pub struct App {
     pub tasks: TaskTracker,
     /// True once no new call is taken.
     pub stopping: AtomicBool,
+    /// What the gateway counts of itself.
+    pub metrics: Arc<Metrics>,
+    /// How much is asked of people.
+    pub people: Arc<People>,
 }
 
 /// How the records are read.
@@ -369,15 +374,20 @@ impl App {
             redactor,
             keys: RwLock::new(Arc::new(keys)),
             rehashing: Arc::default(),
-            kill_switches: KillSwitches::new(held),
+            kill_switches: KillSwitches::new(held, Arc::clone(recorder.tenure())),
             journal,
             unrecorded: Mutex::new(unrecorded),
             runs: Runs::new(recorder.clone(), pool.clone()),
+            metrics: Arc::clone(recorder.metrics()),
+            people: Arc::new(People::new(
+                config.tiers.keys().cloned(),
+                config.operators.keys().cloned(),
+            )),
             recorder,
             pool,
             reading,
             strangers: Strangers::default(),
-            waiters: Waiters::default(),
+            waiters: Arc::new(Waiters::new(config.limits.max_waits_per_agent)),
             resuming: Resuming::default(),
             delivery: Arc::new(delivery),
             tasks: TaskTracker::new(),

@@ -3,33 +3,33 @@
 
 use std::sync::Arc;
 
-use futures::FutureExt as _;
-use serde_json::json;
-use sqlx::PgConnection;
-
 use crate::{
     app::App,
-    audit::ActError,
     call::Consequence,
     clock,
-    composition::{Case, Voice},
     contracts::WhileHalted,
-    entry::{Entry, Kind, Outcome},
-    ids::{ApprovalId, CallId},
+    entry::Outcome,
+    ids::{ApprovalId, CallId, PermissionId},
     killswitch::Target,
     parked,
     policy::OperatorAction,
     reason::{Reason, Refusal},
-    store::{self, StoreError, approvals::ApprovalRow, composition::NewVote},
+    store::{self, StoreError, approvals::ApprovalRow},
 };
 
+mod counting;
 pub mod delegations;
 pub mod escalation;
+mod line;
 mod listing;
+pub mod permissions;
 mod shown;
 mod voice;
 
-pub use listing::{CastVote, EscalationStep, Need, Shown, decidable, shown, shown_all};
+pub use listing::{
+    Attached, CastVote, EscalationStep, LastCall, Need, Shown, decidable, shown, shown_all,
+};
+pub use permissions::Next;
 pub use shown::UNREADABLE;
 
 /// What an operator says.
@@ -70,13 +70,30 @@ pub struct Ballot {
     pub reason: String,
     /// Whose right to use, where it is not the operator's own and more than one lent theirs.
     pub authority: Option<String>,
+    /// How many calls they were shown in the line; one where they say nothing of it.
+    pub calls: Option<u32>,
+    /// For which calls to come they approve too.
+    pub next: Option<Next>,
+}
+
+/// What a vote has come to.
+#[derive(Debug)]
+pub struct Decided {
+    /// The approval as it stands with it: the head of its line.
+    pub row: ApprovalRow,
+    /// The calls of the line, all of them in the same state.
+    pub calls: Vec<CallId>,
+    /// The standing permission that came of it.
+    pub permission: Option<PermissionId>,
+    /// The tiers it waits or waited in.
+    pub tiers: Vec<String>,
 }
 
 /// What became of a vote.
 #[derive(Debug)]
 enum Counted {
-    /// It is: the approval as it stands with it.
-    Yes(Box<ApprovalRow>),
+    /// It is.
+    Yes(Box<Decided>),
     /// The state had changed before.
     TooLate { state: String },
     /// It ran out of time before.
@@ -91,19 +108,20 @@ enum Counted {
     Again,
     /// It is not what the operator saw.
     Stale,
+    /// The line holds another number of calls than they saw.
+    OtherCount { calls: usize },
 }
 
 /// Counts an operator's vote. When it is the last one needed, the call goes on by itself.
 ///
 /// # Errors
 /// A refusal: not found, not allowed, stale, too late, halted, or the database is away.
-pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRow, Refusal> {
+pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<Decided, Refusal> {
     let (case, lent) = voice::read(app, id, &ballot.operator).await?;
     let voice = voice::voice(app, &case, &lent, &ballot)?;
+    line::is_head(&case.row)?;
+    permissions::may_give(app, &case, &ballot)?;
     let row = case.row;
-    if ballot.digest != row.digest {
-        return Err(stale());
-    }
     if ballot.vote == Vote::Approve
         && let Some(kill_switch) = halted(app, &row)
     {
@@ -114,24 +132,22 @@ pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRo
         refusal.kill_switch = Some(kill_switch);
         return Err(refusal);
     }
-    let call: CallId = row.call_id.parse().map_err(|_not_an_id| {
-        Refusal::new(
-            Reason::Internal,
-            "The approval names no valid call; tell an operator.",
-        )
-    })?;
-    let counted = count(app, &row, &call, voice, ballot).await?;
+    let (operator, vote) = (Arc::clone(&ballot.operator), ballot.vote);
+    let counted = counting::count(app, &row, voice, ballot).await?;
     match counted {
-        Counted::Yes(row) => {
-            match row.state.as_str() {
-                "approved" => {
-                    let app = Arc::clone(app);
-                    app.tasks.clone().spawn(crate::pipeline::resume(app, call));
+        Counted::Yes(decided) => {
+            measure(app, &decided, &operator, vote);
+            for call in &decided.calls {
+                match decided.row.state.as_str() {
+                    "approved" => {
+                        let resumed = crate::pipeline::resume(Arc::clone(app), call.clone());
+                        app.tasks.spawn(resumed);
+                    }
+                    "denied" => app.waiters.wake(call),
+                    _ => {}
                 }
-                "denied" => app.waiters.wake(&call),
-                _ => {}
             }
-            Ok(*row)
+            Ok(*decided)
         }
         Counted::Overdue => {
             // Nobody has come by to say so yet.
@@ -164,6 +180,19 @@ pub async fn vote(app: &Arc<App>, id: &str, ballot: Ballot) -> Result<ApprovalRo
             "You have voted on this approval already; one person counts once.",
         )),
         Counted::Stale => Err(stale()),
+        Counted::OtherCount { calls } => Err(line::other_count(calls)),
+    }
+}
+
+/// Counts how long the line had waited for this vote, and for its decision.
+fn measure(app: &App, decided: &Decided, operator: &str, vote: Vote) {
+    let row = &decided.row;
+    let waited = (clock::now() - row.created_at).to_std().unwrap_or_default();
+    app.people.voted(operator, vote == Vote::Approve, waited);
+    if row.state != "pending" {
+        for tier in &decided.tiers {
+            app.people.decided(tier, waited);
+        }
     }
 }
 
@@ -223,208 +252,4 @@ fn is_done_by_hand(app: &App, row: &ApprovalRow) -> bool {
     app.tools
         .get(&row.tool)
         .is_some_and(|tool| tool.contract.while_halted == WhileHalted::WorkList)
-}
-
-async fn count(
-    app: &Arc<App>,
-    row: &ApprovalRow,
-    call: &CallId,
-    voice: Voice,
-    ballot: Ballot,
-) -> Result<Counted, Refusal> {
-    let (id, call, shared) = (row.approval_id.clone(), call.clone(), Arc::clone(app));
-    // Its time stands still all the same. A kill switch on its caller was looked for before this.
-    let may_be_frozen = is_done_by_hand(app, row);
-    app.recorder
-        .act(move |connection| {
-            async move {
-                let Some(row) = store::approvals::lock(connection, &id).await? else {
-                    return Ok((
-                        Vec::new(),
-                        Counted::TooLate {
-                            state: "gone".to_owned(),
-                        },
-                    ));
-                };
-                if row.state != "pending" {
-                    return Ok((Vec::new(), Counted::TooLate { state: row.state }));
-                }
-                if row.overdue {
-                    return Ok((Vec::new(), Counted::Overdue));
-                }
-                if row.frozen_at.is_some() && ballot.vote == Vote::Approve && !may_be_frozen {
-                    return Ok((Vec::new(), Counted::Frozen));
-                }
-                if row.digest != ballot.digest {
-                    return Ok((Vec::new(), Counted::Stale));
-                }
-                let escalated = store::composition::escalate(connection, Some(&id)).await?;
-                let mut entries: Vec<Entry> = escalated.iter().map(escalation::entry).collect();
-                let counted = cast(
-                    connection,
-                    &shared,
-                    row,
-                    &call,
-                    voice,
-                    (&ballot, may_be_frozen),
-                    &mut entries,
-                )
-                .await?;
-                Ok((entries, counted))
-            }
-            .boxed()
-        })
-        .await
-        .map_err(|error| match error {
-            ActError::Store(StoreError::Conflict(why)) => {
-                Refusal::new(Reason::Conflict, format!("Nothing was changed: {why}."))
-            }
-            error => {
-                tracing::warn!(%error, "a vote could not be recorded");
-                let mut refusal = Refusal::record_unavailable();
-                "The vote could not be recorded. Read the approval before you vote again."
-                    .clone_into(&mut refusal.detail);
-                refusal
-            }
-        })
-}
-
-/// Counts one vote on an approval that is pending and locked. An error undoes the whole transaction.
-async fn cast(
-    connection: &mut PgConnection,
-    app: &App,
-    row: ApprovalRow,
-    call: &CallId,
-    mut voice: Voice,
-    (ballot, may_be_frozen): (&Ballot, bool),
-    entries: &mut Vec<Entry>,
-) -> Result<Counted, StoreError> {
-    let id = row.approval_id.clone();
-    let lent: Vec<String> = voice
-        .seats
-        .iter()
-        .filter_map(|seat| seat.delegation.clone())
-        .collect();
-    if !lent.is_empty() {
-        // On the database's clock, in the moment of the vote.
-        let in_force = store::delegations::in_force(connection, &lent).await?;
-        voice.seats.retain(|seat| {
-            let lent = seat.delegation.as_ref();
-            lent.is_none_or(|id| in_force.contains(id))
-        });
-        if voice.seats.is_empty() {
-            return Ok(Counted::TakenBack);
-        }
-        let seats = &voice.seats;
-        voice
-            .tiers
-            .retain(|tier| seats.iter().any(|seat| seat.tier == *tier));
-    }
-    let mut case = only(Case::load(connection, vec![row]).await?)?;
-    let may_now = {
-        let open = case.open_tiers();
-        match ballot.vote {
-            Vote::Approve => voice
-                .seats
-                .iter()
-                .any(|seat| open.contains(seat.tier.as_str())),
-            Vote::Deny => voice.tiers.iter().any(|tier| open.contains(tier.as_str())),
-        }
-    };
-    if !may_now {
-        return Ok(Counted::TooEarly);
-    }
-    let mut delegations: Vec<String> = voice
-        .seats
-        .iter()
-        .filter_map(|seat| seat.delegation.clone())
-        .collect();
-    delegations.sort_unstable();
-    delegations.dedup();
-    let added = store::composition::add_vote(
-        connection,
-        &NewVote {
-            approval_id: &id,
-            operator: &ballot.operator,
-            authority: &voice.authority,
-            vote: ballot.vote.as_str(),
-            tiers: &voice.tiers,
-            seats: &voice.seats,
-            delegations: &delegations,
-            digest: &ballot.digest,
-            reason: &ballot.reason,
-        },
-    )
-    .await?;
-    if !added {
-        return Ok(Counted::Again);
-    }
-    entries.push(vote_entry(&case.row, call, ballot, &voice));
-    case.votes = store::composition::votes(connection, std::slice::from_ref(&id)).await?;
-    match ballot.vote {
-        Vote::Deny if case.is_denied() => {
-            let because = format!(
-                "NOT executed. {} denied the call: {}",
-                ballot.operator, ballot.reason
-            );
-            let ending = parked::unsent(call.clone(), Outcome::Denied, &because);
-            if !store::calls::finish(connection, &ending).await? {
-                return Err(StoreError::Conflict(
-                    "the call behind this approval is not parked".to_owned(),
-                ));
-            }
-            entries.push(parked::ended_entry(
-                &case.row,
-                call,
-                Outcome::Denied,
-                &because,
-            ));
-        }
-        Vote::Approve if case.is_fulfilled(app) => {
-            if !store::approvals::approve(connection, &id, call.as_str(), may_be_frozen).await? {
-                // Its time ran out between the two looks: the whole transaction is undone.
-                return Err(StoreError::Conflict(
-                    "the approval is not pending any more".to_owned(),
-                ));
-            }
-        }
-        Vote::Deny | Vote::Approve => {}
-    }
-    let row = store::approvals::find(connection, &id).await?;
-    row.map(|row| Counted::Yes(Box::new(row)))
-        .ok_or_else(|| StoreError::Conflict("the approval is gone".to_owned()))
-}
-
-fn only(cases: Vec<Case>) -> Result<Case, StoreError> {
-    let mut cases = cases.into_iter();
-    cases
-        .next()
-        .ok_or_else(|| StoreError::Conflict("the approval is gone".to_owned()))
-}
-
-fn vote_entry(row: &ApprovalRow, call: &CallId, ballot: &Ballot, voice: &Voice) -> Entry {
-    let mut detail = json!({
-        "vote": ballot.vote.as_str(),
-        "tiers": voice.tiers,
-        "seats": voice.seats,
-    });
-    if voice.authority != *ballot.operator
-        && let Some(detail) = detail.as_object_mut()
-    {
-        detail.insert("for".to_owned(), json!(voice.authority));
-    }
-    Entry {
-        call_id: Some(call.clone()),
-        run_id: row.run_id.parse().ok(),
-        approval_id: row.approval_id.parse().ok(),
-        agent: Some(row.agent.as_str().into()),
-        operator: Some(Arc::clone(&ballot.operator)),
-        api: Some(row.api.as_str().into()),
-        tool: Some(row.tool.as_str().into()),
-        arguments_digest: Some(ballot.digest.as_str().into()),
-        decided_at: Some(clock::now()),
-        words: Some(ballot.reason.clone()),
-        detail: Some(detail),
-        ..Entry::new(Kind::ApprovalVote)
-    }
 }

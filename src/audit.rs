@@ -19,9 +19,11 @@ use crate::{
     clock::Timestamp,
     entry::Entry,
     ids::InstanceId,
+    metrics::Metrics,
     redaction::Redactor,
     sinks::Sinks,
     store::{self, StoreError, calls::Ending, kill_switches::KillSwitchRow},
+    tenure::Tenure,
 };
 
 pub mod keeping;
@@ -109,6 +111,8 @@ pub struct Recorder {
     sinks: Sinks,
     /// The key that checkpoints are signed with, or will be once its entry stands.
     signing: Arc<Mutex<VerifierKey>>,
+    metrics: Arc<Metrics>,
+    tenure: Arc<Tenure>,
 }
 
 impl Recorder {
@@ -128,6 +132,8 @@ impl Recorder {
         let connection = open_patiently(&options).await?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let healthy = Arc::new(AtomicBool::new(true));
+        let metrics = Arc::new(Metrics::default());
+        let tenure = Arc::new(Tenure::default());
         let sinks = checkpoints.sinks.clone();
         let signing = Arc::new(Mutex::new(checkpoints.held.key.verifier().clone()));
         let writer = writer::Writer::new(
@@ -136,6 +142,8 @@ impl Recorder {
             instance.clone(),
             Arc::clone(&healthy),
             redactor,
+            Arc::clone(&metrics),
+            Arc::clone(&tenure),
         );
         let writer = writer.begin(checkpoints).await?;
         tokio::spawn(writer.run(queue));
@@ -146,6 +154,8 @@ impl Recorder {
             timeout,
             sinks,
             signing,
+            metrics,
+            tenure,
         })
     }
 
@@ -157,6 +167,23 @@ impl Recorder {
     /// False while the database does not answer.
     pub fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Acquire)
+    }
+
+    /// What is counted where it comes to stand; the rest of the gateway counts beside it.
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Entries and transactions that wait for the writer.
+    pub fn waiting(&self) -> usize {
+        self.jobs
+            .max_capacity()
+            .saturating_sub(self.jobs.capacity())
+    }
+
+    /// The right to send, confirmed by every answer of the database.
+    pub const fn tenure(&self) -> &Arc<Tenure> {
+        &self.tenure
     }
 
     /// Where checkpoints are kept.
@@ -321,8 +348,8 @@ impl Recorder {
         take.try_recv().map_err(|_nothing| ActError::Unrecorded)
     }
 
-    /// Closes the connection and gives the gateway's lock back, so that the next gateway can start. Nothing is recorded
-    /// afterwards.
+    /// Says that nothing more is sent, closes the connection and gives the gateway's lock back, so that the next gateway can
+    /// start. Nothing is recorded afterwards. The caller has ended the tenure before.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         let all = async {
@@ -364,17 +391,31 @@ async fn open_patiently(options: &PgConnectOptions) -> Result<sqlx::PgConnection
     store::open_writer(options).await
 }
 
-/// A connection on which entries of this moment can be recorded; none where they have no partition to go to.
+/// A connection that was opened again.
+enum Opened {
+    /// Entries of this moment can be recorded on it.
+    Ready(PgConnection),
+    /// They have no partition to go to.
+    NoPartition,
+    /// Another gateway has started since.
+    Superseded,
+}
+
+/// A connection with the lock, if this is still the newest gateway.
 async fn open_for(
     options: &PgConnectOptions,
+    this: &InstanceId,
     at: Timestamp,
-) -> Result<Option<PgConnection>, StoreError> {
+) -> Result<Opened, StoreError> {
     let mut connection = store::open_writer(options).await?;
-    let ready = store::audit::has_partition(&mut connection, at).await?;
-    if ready {
-        return Ok(Some(connection));
-    }
+    let opened = if !store::instances::is_newest(&mut connection, this).await? {
+        Opened::Superseded
+    } else if store::audit::has_partition(&mut connection, at).await? {
+        return Ok(Opened::Ready(connection));
+    } else {
+        Opened::NoPartition
+    };
     // The lock goes with it, before the next try wants it.
     let _ = connection.close().await;
-    Ok(None)
+    Ok(opened)
 }

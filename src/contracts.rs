@@ -4,6 +4,7 @@
 //! After that it answers three questions without deciding anything itself: which tool and arguments does
 //! a request mean, are the arguments what the contract allows, and what request do they make.
 
+mod amount;
 mod assemble;
 mod binding;
 mod body;
@@ -35,9 +36,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::{
+    amount::{Amount, CurrencyOf, Unit},
     binding::{BodyFormat, NotABodyFormat},
     catalog::{Catalog, Matched, RouteError},
-    effects::{Before, OnFailure},
+    effects::{Before, OnFailure, Preview, Reading},
     fallback::WhileHalted,
     inbound::RequestError,
     load::load,
@@ -80,8 +82,12 @@ pub struct Contract {
     pub limits: Limits,
     /// The read that fetches the state before.
     pub before: Option<Before>,
+    /// The read that shows approvers what the call will touch.
+    pub preview: Option<Preview>,
     /// JSON pointers to those parts of a 2xx answer that tell what was changed.
     pub changed: Vec<String>,
+    /// The money that a call is about, for people to read.
+    pub amount: Option<Amount>,
     /// What agents get of values of a class in the answers of this tool, where that is not as the config says.
     pub answers: BTreeMap<String, ClassRule>,
     /// `sha256:` and the digest of `canonical`: the contract's version.

@@ -23,7 +23,7 @@ use crate::{
     keys::KeyKind,
     postgres,
     secrets::{Keyring, Secret},
-    server::{self, Gateway, ended},
+    server::{self, Gateway},
 };
 
 mod client;
@@ -89,7 +89,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         }
     } else {
         announce(&stage, &screen);
-        ended().await?;
+        stage.gateway.ended().await?;
         ExitCode::SUCCESS
     };
     let progress = screen.step("stopping");

@@ -147,11 +147,17 @@ pub enum Kind {
     WorkClaimed,
     /// An operator gave it back.
     WorkReleased,
+    /// An approval was given for the next identical calls too.
+    PermissionGranted,
+    /// A call that was parked was approved by it at once.
+    PermissionUsed,
+    /// It was taken back before its time.
+    PermissionRevoked,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 34] = [
         Self::Refusal,
         Self::Parked,
         Self::Intent,
@@ -183,6 +189,9 @@ impl Kind {
         Self::WorkViewed,
         Self::WorkClaimed,
         Self::WorkReleased,
+        Self::PermissionGranted,
+        Self::PermissionUsed,
+        Self::PermissionRevoked,
     ];
 
     /// The name in the table.
@@ -219,6 +228,9 @@ impl Kind {
             Self::WorkViewed => "work_viewed",
             Self::WorkClaimed => "work_claimed",
             Self::WorkReleased => "work_released",
+            Self::PermissionGranted => "permission_granted",
+            Self::PermissionUsed => "permission_used",
+            Self::PermissionRevoked => "permission_revoked",
         }
     }
 }
@@ -267,6 +279,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome, in the order in which they are declared.
+    pub const ALL: [Self; 6] = [
+        Self::Completed,
+        Self::Failed,
+        Self::Indeterminate,
+        Self::Denied,
+        Self::Expired,
+        Self::Voided,
+    ];
+
     /// The name in the table and in `GET /v1/calls/{id}`.
     pub const fn as_str(self) -> &'static str {
         match self {

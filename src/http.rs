@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Router, http::Method, middleware, response::Response};
+use axum::{Extension, Router, http::Method, middleware, response::Response};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::openapi::Published;
@@ -21,17 +21,22 @@ mod refused;
 mod runs;
 mod transparent;
 
-pub use refused::Peer;
+pub use refused::PEER;
 
 /// What agents can reach.
 pub fn agents(app: Arc<App>) -> Router {
     let refused = middleware::from_fn_with_state(Arc::clone(&app), refused::by_agents);
-    let (routes, documented) = OpenApiRouter::default()
+    // No calls: their refusals are entries of their own, a wrong method's too.
+    let (own, documented) = OpenApiRouter::default()
         .routes(routes!(calls::tools))
         .routes(routes!(calls::state))
         .routes(routes!(runs::open))
         .routes(routes!(runs::end))
-        .route_layer(refused)
+        .split_for_parts();
+    let own = own
+        .method_not_allowed_fallback(wrong_method)
+        .route_layer(refused);
+    let (routes, documented) = OpenApiRouter::with_openapi(documented)
         .routes(routes!(calls::call))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
@@ -40,6 +45,7 @@ pub fn agents(app: Arc<App>) -> Router {
         .split_for_parts();
     openapi::OF_AGENTS.get_or_init(|| Published::of(&documented, &openapi::AGENTS));
     routes
+        .merge(own)
         .fallback(transparent::call)
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)
@@ -48,15 +54,19 @@ pub fn agents(app: Arc<App>) -> Router {
 /// What operators can reach.
 pub fn operators(app: Arc<App>) -> Router {
     use operator::{
-        approvals, delegations, deliveries, entries, history, kill_switches, stream, work,
+        approvals, delegations, deliveries, entries, history, kill_switches, permissions,
+        statistics, stream, work,
     };
     let refused = middleware::from_fn_with_state(Arc::clone(&app), refused::by_operators);
     let (routes, documented) = OpenApiRouter::default()
         .routes(routes!(approvals::list))
         .routes(routes!(stream::follow))
+        .routes(routes!(statistics::approvals))
         .routes(routes!(approvals::show))
         .routes(routes!(approvals::approve))
         .routes(routes!(approvals::deny))
+        .routes(routes!(permissions::list))
+        .routes(routes!(permissions::show, permissions::revoke))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::redeliver))
         .routes(routes!(deliveries::destinations))
@@ -75,7 +85,7 @@ pub fn operators(app: Arc<App>) -> Router {
         .routes(routes!(history::call))
         .routes(routes!(entries::list))
         .routes(routes!(entries::hash))
-        .route_layer(refused)
+        .routes(routes!(statistics::metrics))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz_in_detail))
         .routes(routes!(openapi::operators_document))
@@ -85,14 +95,16 @@ pub fn operators(app: Arc<App>) -> Router {
     routes
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
+        .layer(refused)
         .with_state(app)
 }
 
-async fn nothing_here() -> Refusal {
-    Refusal::new(
+async fn nothing_here() -> (Extension<refused::NoRoute>, Refusal) {
+    let refusal = Refusal::new(
         Reason::NotFound,
         "There is nothing under this path on the operators' listener.",
-    )
+    );
+    (Extension(refused::NoRoute), refusal)
 }
 
 /// axum adds the methods that the path has.

@@ -116,6 +116,10 @@ id!(
     DelegationId, "dele"
 );
 id!(
+    /// One approval that counts for the next identical calls too.
+    PermissionId, "perm"
+);
+id!(
     /// One API key of an agent or an operator; never the key itself.
     KeyId, "key"
 );

@@ -11,6 +11,7 @@ use crate::{
     clock::Timestamp,
     ids::KillSwitchId,
     store::kill_switches::KillSwitchRow,
+    tenure::Tenure,
     upstream::{Gate, Halted},
 };
 
@@ -168,18 +169,32 @@ impl KillSwitch {
 
 /// Every kill switch that holds. A call that is about to be sent holds the read lock while its bytes go to the
 /// socket; pulling takes the write lock. So when [`KillSwitches::pull`] returns, whatever it covers has either begun to
-/// be sent before, or never will be.
-#[derive(Debug, Default)]
+/// be sent before, or never will be. Beside it stands whether this gateway may send at all.
+#[derive(Debug)]
 pub struct KillSwitches {
     held: RwLock<Vec<KillSwitch>>,
+    tenure: Arc<Tenure>,
 }
 
 impl KillSwitches {
     /// Those that were kept, at start.
-    pub const fn new(held: Vec<KillSwitch>) -> Self {
+    pub const fn new(held: Vec<KillSwitch>, tenure: Arc<Tenure>) -> Self {
         Self {
             held: RwLock::new(held),
+            tenure,
         }
+    }
+
+    /// Nothing is sent any more once this returns, for good: whoever comes next may say that it is halted.
+    pub fn close(&self) {
+        let held = self.held.write();
+        self.tenure.end();
+        drop(held);
+    }
+
+    /// Whether this gateway may send what no kill switch stops.
+    pub fn may_send(&self) -> bool {
+        self.tenure.holds()
     }
 
     /// Holds from the moment this returns.
@@ -235,10 +250,8 @@ impl<'a> Sending<'a> {
 impl Gate for Sending<'_> {
     fn with_permission<R>(&self, send: impl FnOnce() -> R) -> Result<R, Halted> {
         let held = self.switches.held.read();
-        if held
-            .iter()
-            .any(|kill_switch| kill_switch.scope.covers(&self.target))
-        {
+        let stops = |kill_switch: &KillSwitch| kill_switch.scope.covers(&self.target);
+        if held.iter().any(stops) || !self.switches.may_send() {
             return Err(Halted);
         }
         // INVARIANT: the read lock is held while the bytes are written, so no halt is acknowledged in between.
@@ -260,6 +273,12 @@ mod tests {
         agent: "support-bot",
         run: "run_1",
     };
+
+    fn switches() -> KillSwitches {
+        let tenure = Tenure::default();
+        tenure.confirm(std::time::Instant::now());
+        KillSwitches::new(Vec::new(), Arc::new(tenure))
+    }
 
     fn pulled(scope: Scope) -> KillSwitch {
         KillSwitch {
@@ -287,7 +306,7 @@ mod tests {
             ("run", Some("run_2"), false),
         ];
         for (kind, id, stops) in cases {
-            let switches = KillSwitches::default();
+            let switches = switches();
             let kill_switch = pulled(Scope::parse(kind, id).unwrap());
             let id_of = kill_switch.id.clone();
             switches.pull(kill_switch);
@@ -316,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_halt_waits_for_whoever_is_sending_and_stops_the_next() {
-        let switches = Arc::new(KillSwitches::default());
+        let switches = Arc::new(switches());
         let (entered, has_entered) = std::sync::mpsc::channel();
         let (finish, may_finish) = std::sync::mpsc::channel::<()>();
         let sender = std::thread::spawn({
@@ -353,5 +372,16 @@ mod tests {
                 .with_permission(|| ())
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_gateway_that_may_not_send_sends_nothing_though_nothing_is_halted() {
+        let switches = KillSwitches::new(Vec::new(), Arc::default());
+        let send = |switches: &KillSwitches| Sending::new(switches, REFUND).with_permission(|| ());
+        assert!(send(&switches).is_err(), "before its tenure began");
+        switches.tenure.confirm(std::time::Instant::now());
+        assert!(send(&switches).is_ok());
+        switches.close();
+        assert!(send(&switches).is_err(), "after it was closed");
     }
 }

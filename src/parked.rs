@@ -8,15 +8,16 @@ use std::{
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
 use crate::{
     audit::{ActError, Recorder},
-    clock,
+    clock::{self, Timestamp},
     entry::{Entry, Kind, Outcome},
     ids::{ApprovalId, CallId},
     reason::Reason,
+    redaction::{Marks, View},
     store::{self, approvals::ApprovalRow, calls::Ending},
 };
 
@@ -32,15 +33,81 @@ pub struct Sealed {
     pub surface: String,
     /// The agent's words.
     pub words: Option<String>,
+    /// What its approvers see of what it will touch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Previewed>,
+}
+
+/// What a read found of what a call will touch, when the call was parked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Previewed {
+    /// The read, a call of its own.
+    pub call: String,
+    /// Its tool.
+    pub tool: String,
+    /// When it was answered.
+    pub read_at: Timestamp,
+    /// With which status.
+    pub status: u16,
+    /// With what, cut to its contract, as RFC 8785 text. As text, so that no number is read and written once more.
+    pub answer: String,
+    /// What of it must be the same when the call is sent, as RFC 8785 text.
+    pub compared: String,
+    /// Keyed digest over tool, status and answer.
+    pub digest: String,
+}
+
+impl Previewed {
+    /// What somebody is shown of it. Without marks, where its contract is gone, nobody can say what in it is sensitive.
+    pub fn shown(&self, marks: Option<&Marks>, view: &mut View<'_>) -> Value {
+        let answer = marks.and_then(|marks| {
+            let mut answer = serde_json::from_str(&self.answer).ok()?;
+            view.apply(marks, &mut answer);
+            Some(answer)
+        });
+        json!({
+            "tool": self.tool,
+            "call": self.call,
+            "read_at": self.read_at,
+            "status": self.status,
+            "answer": answer,
+        })
+    }
 }
 
 /// Connections that wait for the end of a parked call.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Waiters {
     by_call: Mutex<HashMap<CallId, Arc<Notify>>>,
+    by_agent: Mutex<HashMap<Arc<str>, usize>>,
+    most_per_agent: usize,
 }
 
 impl Waiters {
+    /// Nobody waits yet; of one agent's connections at most so many will at the same time.
+    pub fn new(most_per_agent: usize) -> Self {
+        Self {
+            by_call: Mutex::default(),
+            by_agent: Mutex::default(),
+            most_per_agent,
+        }
+    }
+
+    /// The right to hold a connection of an agent; `None` where it holds as many as it may.
+    pub fn hold(self: &Arc<Self>, agent: &Arc<str>) -> Option<Holding> {
+        let mut by_agent = self.by_agent.lock();
+        let held = by_agent.entry(Arc::clone(agent)).or_default();
+        if *held >= self.most_per_agent {
+            return None;
+        }
+        *held += 1;
+        Some(Holding {
+            waiters: Arc::clone(self),
+            agent: Arc::clone(agent),
+        })
+    }
+
     /// Something to wait on. Look at the call's state after asking for it, or its end may be missed.
     pub fn on(&self, call: &CallId) -> Arc<Notify> {
         Arc::clone(self.by_call.lock().entry(call.clone()).or_default())
@@ -67,10 +134,30 @@ impl Waiters {
     }
 }
 
+/// The right to hold one connection of an agent; given back when dropped.
+#[derive(Debug)]
+pub struct Holding {
+    waiters: Arc<Waiters>,
+    agent: Arc<str>,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let mut by_agent = self.waiters.by_agent.lock();
+        if let Some(held) = by_agent.get_mut(&self.agent) {
+            *held -= 1;
+            if *held == 0 {
+                by_agent.remove(&self.agent);
+            }
+        }
+    }
+}
+
 /// The approved calls that a task of this process is taking up, so that no second one does.
 #[derive(Debug, Clone, Default)]
 pub struct Resuming {
     calls: Arc<Mutex<HashSet<CallId>>>,
+    looked_up_to: Arc<Mutex<String>>,
 }
 
 /// The right to take up one call; given back when dropped.
@@ -81,6 +168,21 @@ pub struct OnlyOne {
 }
 
 impl Resuming {
+    /// How many calls are being taken up.
+    pub fn count(&self) -> usize {
+        self.calls.lock().len()
+    }
+
+    /// The id up to which approved calls were looked at this time around; empty when it begins anew.
+    pub fn looked_up_to(&self) -> String {
+        self.looked_up_to.lock().clone()
+    }
+
+    /// Where to go on next time.
+    pub fn look_on_after(&self, call: String) {
+        *self.looked_up_to.lock() = call;
+    }
+
     /// `None` while another task has the call.
     pub fn begin(&self, call: &CallId) -> Option<OnlyOne> {
         self.calls.lock().insert(call.clone()).then(|| OnlyOne {
@@ -177,7 +279,7 @@ pub fn ended_entry(
         outcome: Some(outcome),
         executed: Some(false),
         finished_at: Some(clock::now()),
-        detail: Some(serde_json::json!({ "why": because })),
+        detail: Some(json!({ "why": because })),
         ..Entry::new(Kind::Ended)
     }
 }

@@ -3,6 +3,7 @@
 //! `record` turns it into a [`Recorded`], and `forward` takes nothing else.
 
 use std::{
+    net::IpAddr,
     panic::{AssertUnwindSafe, resume_unwind},
     sync::Arc,
 };
@@ -20,6 +21,7 @@ use crate::{
     entry::Redacted,
     ids::CallId,
     killswitch::Target,
+    metrics::{Lap, Step},
     reason::{Reason, Refusal},
     runs::Run,
 };
@@ -32,6 +34,8 @@ mod contract;
 mod forward;
 mod identify;
 mod park;
+mod preview;
+mod reading;
 mod record;
 mod references;
 mod resume;
@@ -47,6 +51,7 @@ pub use by_hand::{ByHandAnswer, answer_by_hand};
 pub(crate) use contract::is_json;
 pub(crate) use identify::{agent, owner_of_key};
 pub use park::{BY_OPERATOR, FOUND_EXECUTED, Kept, Standing, standing};
+pub(crate) use record::known_method;
 pub use record::{Held, NotClaimed, Recorded};
 pub use resume::{may_claim, not_claimed, resume};
 pub use same::IdempotencyKey;
@@ -61,6 +66,8 @@ pub enum Surface {
     ToolCall,
     /// Made by the gateway itself, to read the state before another call.
     Before,
+    /// Made by the gateway itself, to show approvers what another call will touch.
+    Preview,
 }
 
 impl Surface {
@@ -70,7 +77,13 @@ impl Surface {
             Self::Transparent => "transparent",
             Self::ToolCall => "tool_call",
             Self::Before => "before",
+            Self::Preview => "preview",
         }
+    }
+
+    /// Whether it is the gateway's own, for which no agent gets an answer.
+    pub const fn is_own(self) -> bool {
+        matches!(self, Self::Before | Self::Preview)
     }
 }
 
@@ -100,6 +113,8 @@ pub struct Arrival {
     pub call: CallId,
     /// When it came.
     pub received_at: Timestamp,
+    /// From where, as its connection says.
+    pub source: Option<IpAddr>,
     /// Where it came in.
     pub surface: Surface,
     /// All its headers.
@@ -153,7 +168,7 @@ pub struct ToolCall {
     pub words: Option<String>,
     /// The agent's key for this request.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// The call for which this one reads the state before.
+    /// The call for which the gateway makes this one.
     pub before_of: Option<CallId>,
     /// What to do while it is parked.
     pub prefer: Prefer,
@@ -199,32 +214,56 @@ async fn steps(
     arrival: Arrival,
     trail: &mut record::Trail,
 ) -> Result<Reply, Refusal> {
+    let mut lap = Lap::begin(&app.metrics, Step::Identify);
     let caller = identify::identify(app, &arrival.headers, arrival.received_at, trail).await?;
+    lap.then(Step::Contract);
     let call = contract::check(app, caller, arrival, trail).await?;
+    lap.then(Step::Same);
     if let Some(kept) = same::same_key(app, &call).await? {
+        lap.end();
         return Ok(telling::reply(app, &call, kept).await);
     }
+    lap.then(Step::Authorize);
     match authorize::authorize(app, call, &authorize::Earned::none(), trail)? {
         authorize::Verdict::Permit(permit) => {
+            lap.then(Step::Before);
             let before = before::read(app, permit.call()).await?;
             trail.has_begun = true;
+            lap.then(Step::RecordIntent);
             let recorded = match record::intent(app, permit, before).await? {
                 record::Begun::Now(recorded) => recorded,
                 record::Begun::Before(call, kept) => {
+                    lap.end();
                     return Ok(telling::reply(app, &call, kept).await);
                 }
             };
+            lap.then(Step::Forward);
             let exchange = forward::forward(app, recorded).await;
+            lap.then(Step::RecordOutcome);
             let settled = record::outcome(app, exchange).await;
+            lap.end();
             Ok(answer::reply(settled))
         }
         authorize::Verdict::Park(parking) => {
+            let previewed = match preview::look(app, &parking).await? {
+                preview::Look::Kept(kept) => {
+                    return Ok(telling::reply(app, &parking.call, kept).await);
+                }
+                preview::Look::Now(previewed) => previewed,
+            };
             trail.has_begun = true;
-            let (call, kept) = park::park(app, parking).await?;
-            Ok(telling::reply(app, &call, kept).await)
+            lap.then(Step::Park);
+            let came = park::park(app, parking, previewed).await?;
+            lap.end();
+            match came {
+                park::Came::Kept(call, kept) => Ok(telling::reply(app, &call, kept).await),
+                park::Came::Sent(settled) => Ok(answer::reply(settled)),
+            }
         }
         authorize::Verdict::ByHand(halted) => {
+            lap.then(Step::Park);
             let (call, kept) = by_hand::list_new(app, halted).await?;
+            lap.end();
             Ok(telling::reply(app, &call, kept).await)
         }
     }

@@ -6,6 +6,7 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::{
     ToSchema,
     openapi::{Object, ObjectBuilder, schema::Type},
@@ -74,6 +75,10 @@ pub const fn status_and_title(reason: Reason) -> (StatusCode, &'static str) {
             StatusCode::BAD_GATEWAY,
             "The state before could not be read",
         ),
+        Reason::PreviewUnavailable => (
+            StatusCode::BAD_GATEWAY,
+            "What the call will touch could not be read",
+        ),
         Reason::Indeterminate => (StatusCode::BAD_GATEWAY, "It is not known what the API did"),
         Reason::StaleDigest => (
             StatusCode::CONFLICT,
@@ -100,6 +105,10 @@ pub struct Told {
     pub reason: Reason,
     /// The same in words.
     pub detail: String,
+    /// Ids of the policies that decided.
+    pub policies: Vec<String>,
+    /// More for the audit row.
+    pub more: Option<Value>,
 }
 
 /// A problem document (RFC 9457).
@@ -198,6 +207,8 @@ fn with_status(status: StatusCode, refusal: &Refusal, call: Option<&CallId>) -> 
     response.extensions_mut().insert(Told {
         reason: refusal.reason,
         detail: refusal.detail.clone(),
+        policies: refusal.policies.clone(),
+        more: refusal.audit_detail.clone(),
     });
     let headers = response.headers_mut();
     headers.insert(

@@ -35,6 +35,31 @@ pub struct Requirement {
     pub approvals: u32,
 }
 
+/// For how many identical calls of the same run an approver may approve ahead, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StandingLimits {
+    /// Calls, from 1 to 1,000.
+    pub max_calls: u32,
+    /// Seconds from the approval on, from 1 to 86,400.
+    pub max_seconds: u32,
+}
+
+impl StandingLimits {
+    /// The widest that a config may write.
+    pub const MOST: Self = Self {
+        max_calls: 1_000,
+        max_seconds: 86_400,
+    };
+
+    /// What two tiers both allow.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            max_calls: self.max_calls.min(other.max_calls),
+            max_seconds: self.max_seconds.min(other.max_seconds),
+        }
+    }
+}
+
 /// How many seats requirements make together; saturates.
 pub fn seats(requirements: &[Requirement]) -> usize {
     requirements.iter().fold(0, |sum, requirement| {

@@ -49,6 +49,8 @@ pub enum Reason {
     UpstreamAnswerInvalid,
     /// The state before could not be read, and the contract wants it.
     StateBeforeUnavailable,
+    /// What approvers are to see of what the call will touch could not be read.
+    PreviewUnavailable,
     /// Sent, and the answer is lost.
     Indeterminate,
     /// The decision was made on something else than what stands now.
@@ -66,6 +68,39 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 29] = [
+        Self::Unauthenticated,
+        Self::UnknownTool,
+        Self::InvalidArguments,
+        Self::MalformedBody,
+        Self::UnsupportedMediaType,
+        Self::BodyTooLarge,
+        Self::ScopeMissing,
+        Self::DeniedByPolicy,
+        Self::SelfApproval,
+        Self::ApprovalRequired,
+        Self::ApprovalDenied,
+        Self::ApprovalExpired,
+        Self::ApprovalVoided,
+        Self::ByHand,
+        Self::NotExecuted,
+        Self::Halted,
+        Self::RecordUnavailable,
+        Self::UpstreamUnreachable,
+        Self::UpstreamTimeout,
+        Self::UpstreamAnswerInvalid,
+        Self::StateBeforeUnavailable,
+        Self::PreviewUnavailable,
+        Self::Indeterminate,
+        Self::StaleDigest,
+        Self::NotFound,
+        Self::Conflict,
+        Self::IdempotencyKeyReused,
+        Self::RateLimited,
+        Self::Internal,
+    ];
+
     /// The stable code in problem documents, audit rows and labels.
     pub const fn code(self) -> &'static str {
         match self {
@@ -90,6 +125,7 @@ impl Reason {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamAnswerInvalid => "upstream_answer_invalid",
             Self::StateBeforeUnavailable => "state_before_unavailable",
+            Self::PreviewUnavailable => "preview_unavailable",
             Self::Indeterminate => "indeterminate",
             Self::StaleDigest => "stale_digest",
             Self::NotFound => "not_found",
@@ -99,38 +135,6 @@ impl Reason {
             Self::Internal => "internal",
         }
     }
-
-    /// Every reason.
-    pub const ALL: [Self; 28] = [
-        Self::Unauthenticated,
-        Self::UnknownTool,
-        Self::InvalidArguments,
-        Self::MalformedBody,
-        Self::UnsupportedMediaType,
-        Self::BodyTooLarge,
-        Self::ScopeMissing,
-        Self::DeniedByPolicy,
-        Self::SelfApproval,
-        Self::ApprovalRequired,
-        Self::ApprovalDenied,
-        Self::ApprovalExpired,
-        Self::ApprovalVoided,
-        Self::ByHand,
-        Self::NotExecuted,
-        Self::Halted,
-        Self::RecordUnavailable,
-        Self::UpstreamUnreachable,
-        Self::UpstreamTimeout,
-        Self::UpstreamAnswerInvalid,
-        Self::StateBeforeUnavailable,
-        Self::Indeterminate,
-        Self::StaleDigest,
-        Self::NotFound,
-        Self::Conflict,
-        Self::IdempotencyKeyReused,
-        Self::RateLimited,
-        Self::Internal,
-    ];
 
     /// The reason of a code that was kept in the database.
     pub fn from_code(code: &str) -> Option<Self> {

@@ -14,7 +14,7 @@ use crate::{
     audit::ActError,
     clock,
     composition::{Origin, asked_for},
-    entry::{Decision, Entry, Kind, Outcome},
+    entry::{Entry, Kind, Outcome},
     ids::CallId,
     pipeline::{self, ByHandAnswer, Held, NotClaimed},
     policy::{ApprovalFacts, OperatorAction, OperatorContext, OperatorDecision, OperatorResource},
@@ -447,25 +447,4 @@ async fn commit(
         })
         .await
         .map_err(unrecorded)
-}
-
-/// The entry of an operator who was refused on an item.
-pub fn refused_entry(
-    app: &App,
-    operator: &Arc<str>,
-    action: &str,
-    id: &str,
-    refusal: &Refusal,
-) -> Entry {
-    Entry {
-        call_id: id.parse().ok(),
-        operator: Some(Arc::clone(operator)),
-        decision: Some(Decision::Deny),
-        reasons: vec![refusal.reason.code()],
-        policies: refusal.policies.clone(),
-        policy_digest: Some(Arc::clone(&app.policy_digest)),
-        decided_at: Some(clock::now()),
-        detail: Some(json!({ "action": action })),
-        ..Entry::new(Kind::OperatorRefused)
-    }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -33,6 +33,7 @@ use crate::{
     database::{self, Opened},
     entry::{Entry, Kind},
     http as routes,
+    metrics::{Listener, Open},
     postgres::BuiltIn,
     reason::{Reason, Refusal},
     redaction::{self, Redactor},
@@ -41,6 +42,7 @@ use crate::{
     store, workers,
 };
 
+mod descriptors;
 mod watched;
 
 /// Connections for reading. Few: calls read only when they are parked, keyed, or name a run for the first time.
@@ -69,6 +71,8 @@ pub struct Gateway {
 /// # Errors
 /// When anything that a call would need is not there: a gateway that starts can serve.
 pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
+    let upstream = config.apis.values().map(|api| api.max_connections).sum();
+    let shares = descriptors::share(config.limits.max_connections, upstream)?;
     // Bound first, so that a taken address is told at once; nothing is accepted before all else stands.
     let agents = bind(config.agents_address, "agents").await?;
     let operators = bind(config.operators_address, "operators").await?;
@@ -111,12 +115,33 @@ pub async fn start(config: Config, rules: Rules) -> anyhow::Result<Gateway> {
         stop: stop.clone(),
         connections: connections.clone(),
     };
-    let listen = |listener, router| {
-        let limits = app.config.limits.clone();
-        accept(listener, router, limits, stop.clone(), connections.clone())
+    let listen = |listener, router, whose, most| {
+        let limits = Limits {
+            max_connections: most,
+            ..app.config.limits.clone()
+        };
+        let metrics = Arc::clone(&app.metrics);
+        let counting = move || metrics.connected(whose);
+        accept(
+            listener,
+            router,
+            limits,
+            stop.clone(),
+            (connections.clone(), counting),
+        )
     };
-    tokio::spawn(listen(agents, routes::agents(Arc::clone(&app))));
-    tokio::spawn(listen(operators, routes::operators(Arc::clone(&app))));
+    tokio::spawn(listen(
+        agents,
+        routes::agents(Arc::clone(&app)),
+        Listener::Agents,
+        shares.agents,
+    ));
+    tokio::spawn(listen(
+        operators,
+        routes::operators(Arc::clone(&app)),
+        Listener::Operators,
+        shares.operators,
+    ));
     tracing::info!(agents = %started.agents, operators = %started.operators, "serving");
     Ok(started)
 }
@@ -132,19 +157,6 @@ fn checkpoints(config: &Config) -> anyhow::Result<Checkpoints> {
     })
 }
 
-/// Returns at Ctrl-C or SIGTERM.
-///
-/// # Errors
-/// When signals cannot be waited for.
-pub async fn ended() -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-        _ = terminate.recv() => {}
-    }
-    Ok(())
-}
-
 async fn bind(address: SocketAddr, whose: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!(
@@ -154,6 +166,23 @@ async fn bind(address: SocketAddr, whose: &str) -> anyhow::Result<TcpListener> {
 }
 
 impl Gateway {
+    /// Returns at Ctrl-C or SIGTERM. [`Gateway::stop`] is to be called then, and after an error too.
+    ///
+    /// # Errors
+    /// When another gateway has taken this one's place, or signals cannot be waited for.
+    pub async fn ended(&self) -> anyhow::Result<()> {
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => interrupted?,
+            _ = terminate.recv() => {}
+            () = self.app.recorder.tenure().superseded() => anyhow::bail!(
+                "another gateway has served this database while this one was cut off from it, so this one stopped; start it again if both were not meant"
+            ),
+        }
+        Ok(())
+    }
+
     /// Takes no new calls, lets those in flight finish or records what is known of them, then closes the database.
     pub async fn stop(self) {
         self.app.stopping.store(true, Ordering::Release);
@@ -170,6 +199,8 @@ impl Gateway {
                 "calls were still under way; their intents are recorded and the next start closes them"
             );
         }
+        // INVARIANT: before the lock goes. The next gateway may halt everything from that moment on.
+        self.app.kill_switches.close();
         for entry in self.app.strangers.turn() {
             let _ = self.app.recorder.note(entry).await;
         }
@@ -210,7 +241,7 @@ async fn accept(
     router: Router,
     limits: Limits,
     stop: CancellationToken,
-    connections: TaskTracker,
+    (connections, counting): (TaskTracker, impl Fn() -> Open),
 ) {
     let room = Arc::new(Semaphore::new(limits.max_connections));
     loop {
@@ -223,16 +254,14 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let serving = connection(
-                    stream,
+                let serving = routes::PEER.scope(
                     peer.ip(),
-                    router.clone(),
-                    limits.clone(),
-                    stop.clone(),
+                    connection(stream, router.clone(), limits.clone(), stop.clone()),
                 );
+                let open = counting();
                 connections.spawn(async move {
                     serving.await;
-                    drop(place);
+                    drop((place, open));
                 });
             }
             Err(error) => {
@@ -245,13 +274,7 @@ async fn accept(
 }
 
 /// One connection, one request after the other. Transport only: nothing here knows a call.
-async fn connection(
-    stream: TcpStream,
-    peer: IpAddr,
-    router: Router,
-    limits: Limits,
-    stop: CancellationToken,
-) {
+async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps its delay");
     }
@@ -262,7 +285,7 @@ async fn connection(
         limits.client_write_timeout,
         ambiguous.clone(),
     );
-    let service = service_fn(|request| answer(router.clone(), ambiguous.clone(), peer, request));
+    let service = service_fn(|request| answer(router.clone(), ambiguous.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
@@ -286,17 +309,12 @@ async fn connection(
 async fn answer(
     router: Router,
     ambiguous: Ambiguous,
-    peer: IpAddr,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let is_ambiguous = ambiguous.is_set();
     let is_last = is_ambiguous
         || request.headers().contains_key(header::UPGRADE)
         || *request.method() == Method::CONNECT;
-    // The gateway's own routes say where an attempt without a key came from.
-    if request.uri().path().starts_with("/v1/") {
-        request.extensions_mut().insert(routes::Peer(peer));
-    }
     let mut response = if is_ambiguous {
         Refusal::new(
             Reason::MalformedBody,

@@ -16,10 +16,14 @@ pub mod instances;
 pub mod keeping;
 pub mod keys;
 pub mod kill_switches;
+pub mod lines;
 pub mod outbox;
+pub mod permissions;
 pub mod provision;
+pub mod recent;
 pub mod references;
 pub mod runs;
+pub mod statistics;
 pub mod work;
 
 /// Why the database did not do what it was asked.

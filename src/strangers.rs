@@ -1,5 +1,6 @@
 //! Whoever knocks without a key that is in force: the first attempt of a source is told at once, the others are counted and told
-//! together once a minute. So nobody is forgotten, and a flood of bad keys fills neither the memory nor the table.
+//! together once a minute. A call without a key is a refused call with a row of its own, until there are many. So nobody is
+//! forgotten, and a flood of bad keys fills neither the memory nor the table.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -14,6 +15,9 @@ use crate::{
 
 /// Requests from sources that are told apart in one turn. All others are one number.
 const SOURCES: usize = 64;
+
+/// Calls in one turn, from everywhere together, that are told each by its own. The others are counted.
+const CALLS: usize = 256;
 
 /// What was tried, and from where.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -31,13 +35,42 @@ struct Tally {
     last: Timestamp,
 }
 
+/// How a call without a key is told of.
+#[derive(Debug)]
+pub enum Called {
+    /// By its own row, as every refused call.
+    Alone,
+    /// By its number; the first of a source by this entry at once. Its id leads nowhere.
+    Counted(Option<Entry>),
+}
+
 /// The attempts since the last turn.
 #[derive(Debug, Default)]
+struct Seen {
+    attempts: HashMap<Attempt, Tally>,
+    /// Calls that were told each by its own.
+    calls: usize,
+}
+
+/// Who knocks.
+#[derive(Debug, Default)]
 pub struct Strangers {
-    seen: Mutex<HashMap<Attempt, Tally>>,
+    seen: Mutex<Seen>,
 }
 
 impl Strangers {
+    /// Takes note of a call.
+    pub fn called(&self, source: Option<IpAddr>, now: Timestamp) -> Called {
+        {
+            let mut seen = self.seen.lock();
+            if seen.calls < CALLS {
+                seen.calls += 1;
+                return Called::Alone;
+            }
+        }
+        Called::Counted(self.knocked(KeyKind::Agent, "a call".to_owned(), source, now))
+    }
+
     /// Takes note of an attempt; gives the entry of one that is to be told at once. `listener` says whose key was missing.
     pub fn knocked(
         &self,
@@ -52,6 +85,7 @@ impl Strangers {
             source,
         };
         let mut seen = self.seen.lock();
+        let seen = &mut seen.attempts;
         if let Some(tally) = seen.get_mut(&attempt) {
             tally.untold += 1;
             tally.last = now;
@@ -84,7 +118,8 @@ impl Strangers {
     /// Begins the next turn; gives the entries of what was counted in this one.
     pub fn turn(&self) -> Vec<Entry> {
         let seen = std::mem::take(&mut *self.seen.lock());
-        seen.iter()
+        seen.attempts
+            .iter()
             .filter(|(_, tally)| tally.untold > 0)
             .map(|(attempt, tally)| entry(attempt, *tally))
             .collect()
@@ -161,10 +196,31 @@ mod tests {
             told += entry.iter().map(attempts).sum::<u64>();
         }
         assert_eq!(told, SOURCES as u64);
-        assert_eq!(strangers.seen.lock().len(), SOURCES + 1);
+        assert_eq!(strangers.seen.lock().attempts.len(), SOURCES + 1);
         let rest = strangers.turn();
         assert_eq!(rest.len(), 1);
         told += rest.iter().map(attempts).sum::<u64>();
         assert_eq!(told, 100_000, "each is counted");
+    }
+    #[test]
+    fn a_flood_of_calls_has_some_rows_and_each_is_counted() {
+        let strangers = Strangers::default();
+        let (mut rows, mut told) = (0, 0);
+        for call in 0..10_000_u32 {
+            let source = Some(IpAddr::from(Ipv4Addr::from(call % 200)));
+            match strangers.called(source, clock::now()) {
+                Called::Alone => rows += 1,
+                Called::Counted(entry) => told += entry.iter().map(attempts).sum::<u64>(),
+            }
+        }
+        assert_eq!((rows, told), (CALLS as u64, SOURCES as u64));
+        let rest = strangers.turn();
+        assert!(rest.len() <= SOURCES + 1);
+        told += rest.iter().map(attempts).sum::<u64>();
+        assert_eq!(rows + told, 10_000);
+        assert!(matches!(
+            strangers.called(None, clock::now()),
+            Called::Alone
+        ));
     }
 }

@@ -236,6 +236,11 @@ impl Upstream {
         self.shared.pool.sweep();
     }
 
+    /// How many connections are in use or being opened.
+    pub fn used_connections(&self) -> usize {
+        self.shared.pool.used_count()
+    }
+
     /// How many connections wait for use.
     pub fn idle_connections(&self) -> usize {
         self.shared.pool.idle_count()

@@ -23,7 +23,7 @@ use toolgate::{
 };
 
 use crate::{
-    Database,
+    Database, indexes,
     proc::{own_seconds, peak_bytes, server_seconds},
     world::{Step, World},
 };
@@ -39,7 +39,7 @@ pub async fn run(
     entries: u64,
     aloud: bool,
 ) -> anyhow::Result<Value> {
-    let chain = chain_cost(database, world, aloud).await?;
+    let parts = parts_cost(database, world, aloud).await?;
     let mut figures = Vec::new();
     let mut checks = Vec::new();
     let mut recorded = 0;
@@ -71,7 +71,7 @@ pub async fn run(
         }
     }
     let bytes = bytes(database, recorded, aloud).await?;
-    Ok(json!({"chain": chain, "writer": figures, "bytes_per_entry": bytes, "verify": checks}))
+    Ok(json!({"parts": parts, "writer": figures, "bytes_per_entry": bytes, "verify": checks}))
 }
 
 #[expect(
@@ -180,14 +180,19 @@ async fn wal(superuser: &mut PgConnection) -> anyhow::Result<f64> {
     )
 }
 
-/// The writer's own statement with the chain and with made-up hashes, in turns: what the chain costs of a commit.
-async fn chain_cost(database: &Database, world: &World, aloud: bool) -> anyhow::Result<Vec<Value>> {
+/// The writer's own statement as it is and with one thing left out, in turns: what each costs of a commit.
+async fn parts_cost(database: &Database, world: &World, aloud: bool) -> anyhow::Result<Vec<Value>> {
     let mut connection = PgConnection::connect_with(&database.role("toolgate_gateway")).await?;
+    let mut superuser = database.superuser().await?;
     store::audit::ensure_partitions(&mut connection).await?;
+    let indexes = indexes::of_entries(&mut superuser).await?;
     if aloud {
-        println!(
-            "rows a commit   entries/s with the chain   without   with ÷ without (medians of {ROUNDS} rounds in turns)"
-        );
+        println!("entries/s of the writer's statement (medians of {ROUNDS} rounds in turns)");
+        print!("{:<14}", "rows a commit");
+        Without::ALL
+            .iter()
+            .for_each(|one| print!(" {:>26}", one.name()));
+        println!();
     }
     let mut figures = Vec::new();
     let (run, _) = world.run(1);
@@ -200,32 +205,75 @@ async fn chain_cost(database: &Database, world: &World, aloud: bool) -> anyhow::
             .take(usize::try_from(size)?)
             .collect();
         let commits = (4_096 / size).clamp(16, 200);
-        let (mut with, mut without) = (Vec::new(), Vec::new());
-        for round in 0..2 * ROUNDS {
+        let mut rates = Without::ALL.map(|_| Vec::new());
+        for round in 0..ROUNDS {
             // Whoever goes second finds a warmer cache: so they take turns at that, too.
-            let is_chained = (round % 2 == 0) != (round / 2 % 2 == 0);
-            let took = commits_of(&mut connection, &entries, commits, is_chained).await?;
-            let rate = f64::from(commits * size) / took.as_secs_f64();
-            if is_chained { &mut with } else { &mut without }.push(rate);
+            for turn in 0..Without::ALL.len() {
+                let which = (round + turn) % Without::ALL.len();
+                let without = Without::ALL[which];
+                indexes::keep(&mut superuser, &indexes, |name| without.keeps(name)).await?;
+                let is_chained = without != Without::Chain;
+                let took = commits_of(&mut connection, &entries, commits, is_chained).await?;
+                rates[which].push(f64::from(commits * size) / took.as_secs_f64());
+            }
         }
-        let (with, without) = (median(with), median(without));
+        let rates = rates.map(median);
         if aloud {
-            println!(
-                "{size:>13} {with:>26.0} {without:>9.0} {:>16.3}",
-                with / without
-            );
+            print!("{size:>13} ");
+            for rate in rates {
+                print!(" {:>17.0} ({:.3})", rate, rates[0] / rate);
+            }
+            println!();
         }
-        figures.push(json!({"rows": size, "with": with, "without": without}));
+        let named = Without::ALL.iter().zip(rates);
+        let named: serde_json::Map<_, _> = named
+            .map(|(without, rate)| (without.name().to_owned(), rate.into()))
+            .collect();
+        figures.push(json!({"rows": size, "entries_per_second": named}));
     }
-    sqlx::raw_sql("SELECT 1").execute(&mut connection).await?;
     connection.close().await?;
     // They are no part of any chain that holds, and nothing is checked with them there.
-    let mut superuser = database.superuser().await?;
-    sqlx::raw_sql("SET session_replication_role = replica; TRUNCATE audit.entries")
-        .execute(&mut superuser)
-        .await?;
+    indexes::keep(&mut superuser, &indexes, |_| true).await?;
     superuser.close().await?;
     Ok(figures)
+}
+
+/// What is left out of the writer's work to see what it costs.
+#[derive(Clone, Copy, PartialEq)]
+enum Without {
+    Nothing,
+    Chain,
+    /// The indexes by which people look for something other than a call or a run.
+    IndexesOfFilters,
+    EveryIndexButTheKey,
+}
+
+impl Without {
+    const ALL: [Self; 4] = [
+        Self::Nothing,
+        Self::Chain,
+        Self::IndexesOfFilters,
+        Self::EveryIndexButTheKey,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "whole (whole ÷ this)",
+            Self::Chain => "without the chain",
+            Self::IndexesOfFilters => "without filters' indexes",
+            Self::EveryIndexButTheKey => "with the key's index only",
+        }
+    }
+
+    fn keeps(self, index: &str) -> bool {
+        match self {
+            Self::Nothing | Self::Chain => true,
+            Self::IndexesOfFilters => {
+                matches!(index, "entries_recorded" | "entries_call" | "entries_run")
+            }
+            Self::EveryIndexButTheKey => false,
+        }
+    }
 }
 
 async fn commits_of(

@@ -24,6 +24,7 @@ use toolgate::{
 };
 
 mod cost;
+mod indexes;
 mod proc;
 mod queries;
 mod world;

@@ -18,6 +18,10 @@ use crate::{
 pub(super) struct Opened {
     /// The arguments; gone once the call has ended.
     pub arguments: Option<Value>,
+    /// The money that it is about, in words, as far as the operator sees it.
+    pub amount: Option<String>,
+    /// What it will touch, as it was read when it was parked.
+    pub preview: Option<Value>,
     /// The agent's words.
     pub words: Option<String>,
     /// The classes of sensitive values among them that are seen in clear.
@@ -31,22 +35,26 @@ pub(super) fn opened(app: &App, people: &[&str], case: &Case, kept: Option<&[u8]
     let sealed = kept.and_then(|sealed| unsealed(app, &case.row, sealed));
     let unreadable = kept.is_some() && sealed.is_none();
     let mut view = View::new(rules_for(app, people, case));
-    let (arguments, words) = match (sealed, app.tools.get(&case.row.tool)) {
-        (Some(sealed), Some(tool)) => {
-            let mut arguments = Value::Object(sealed.arguments);
-            view.apply(&tool.marks, &mut arguments);
-            let words = sealed.words.map(|words| view.text(&words));
-            (Some(arguments), words)
-        }
-        // Without its contract nobody can say what in it is sensitive, and it cannot be executed either.
-        _ => (None, None),
-    };
-    Opened {
-        arguments,
-        words,
-        seen: view.passed,
+    let mut opened = Opened {
         unreadable,
+        ..Opened::default()
+    };
+    // Without its contract nobody can say what in it is sensitive, and it cannot be executed either.
+    if let (Some(sealed), Some(tool)) = (sealed, app.tools.get(&case.row.tool)) {
+        let mut arguments = Value::Object(sealed.arguments);
+        view.apply(&tool.marks, &mut arguments);
+        // Of what is seen, so that nothing masked is told in other words.
+        let amount = &tool.contract.amount;
+        opened.amount = amount.as_ref().and_then(|amount| amount.of(&arguments));
+        opened.arguments = Some(arguments);
+        opened.words = sealed.words.map(|words| view.text(&words));
+        opened.preview = sealed.preview.map(|preview| {
+            let reading = app.tools.get(&preview.tool);
+            preview.shown(reading.map(|tool| &tool.output_marks), &mut view)
+        });
     }
+    opened.seen = view.passed;
+    opened
 }
 
 /// What people see of what waits in some tiers: what those show of which they could take a seat, escalations included once

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
@@ -21,8 +21,10 @@ use crate::{
     clock::{self, Timestamp},
     entry::{Entry, Kind, chain::Hash},
     ids::{CallId, InstanceId},
+    metrics::Metrics,
     redaction::Redactor,
     store::{self, StoreError},
+    tenure::Tenure,
 };
 
 mod begin;
@@ -32,6 +34,8 @@ mod recover;
 const BATCH: usize = 1_024;
 /// How long the database may take for one commit before the connection is given up.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(6);
+/// How often the database is asked whether it is there while there is nothing to record.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often it is noted up to when everything is settled.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
 
@@ -55,6 +59,7 @@ struct Asked {
     entries: Vec<Entry>,
     at: Timestamp,
     hashes: Vec<Hash>,
+    since: Instant,
 }
 
 pub(super) struct Writer {
@@ -67,6 +72,8 @@ pub(super) struct Writer {
     pending: VecDeque<Queued>,
     /// When the first of them was last tried: the time that it bears if that try happened after all.
     tried_at: Timestamp,
+    /// When that try began, by a clock that only rises.
+    tried_since: Instant,
     /// The hashes that the entries of that try bear.
     tried: Vec<Hash>,
     /// The time of the last entry that stands. Times only ever rise, whatever the clock does; a clock that jumped ahead and came
@@ -76,8 +83,11 @@ pub(super) struct Writer {
     /// must not open them a second time.
     given_up: HashSet<CallId>,
     open: OpenCalls,
+    /// Confirmed by every answer of the database; where it is superseded, this writer is over.
+    tenure: Arc<Tenure>,
     /// Makes checkpoints of what stands; none before this instance has begun.
     publisher: Option<Publisher>,
+    metrics: Arc<Metrics>,
 }
 
 impl Writer {
@@ -87,6 +97,8 @@ impl Writer {
         instance: InstanceId,
         healthy: Arc<AtomicBool>,
         redactor: Arc<Redactor>,
+        metrics: Arc<Metrics>,
+        tenure: Arc<Tenure>,
     ) -> Self {
         Self {
             options,
@@ -96,18 +108,23 @@ impl Writer {
             redactor,
             pending: VecDeque::new(),
             tried_at: clock::now(),
+            tried_since: Instant::now(),
             tried: Vec::new(),
             latest: clock::now(),
             given_up: HashSet::new(),
             open: OpenCalls::default(),
+            tenure,
             publisher: None,
+            metrics,
         }
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut settle = tokio::time::interval(SETTLE_EVERY);
         settle.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        let mut ask = tokio::time::interval(ASK_EVERY);
+        ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !self.tenure.is_superseded() {
             let due = self.publisher.as_ref().and_then(Publisher::due);
             let job = tokio::select! {
                 biased;
@@ -118,6 +135,10 @@ impl Writer {
                 }
                 _ = settle.tick() => {
                     self.note_settled().await;
+                    continue;
+                }
+                _ = ask.tick() => {
+                    self.ask().await;
                     continue;
                 }
             };
@@ -142,8 +163,7 @@ impl Writer {
                             }
                             Acted::Undone => {
                                 let _ = done.send(Err(ActError::Unrecorded));
-                                self.reconnect("a transaction broke").await;
-                                self.stands(0).await;
+                                self.back("a transaction broke").await;
                             }
                             Acted::Unknown(asked) => {
                                 self.reconnect("the answer to a commit is lost").await;
@@ -162,7 +182,10 @@ impl Writer {
                     }
                     Job::Close(done) => {
                         self.publish();
-                        if let Some(connection) = self.connection.take() {
+                        if let Some(mut connection) = self.connection.take() {
+                            // Without it the next start waits until this one certainly sends nothing more.
+                            let _ =
+                                store::instances::end(&mut connection, self.chain.instance()).await;
                             let _ = connection.close().await;
                         }
                         let _ = done.send(());
@@ -171,6 +194,13 @@ impl Writer {
                 }
             }
         }
+        queue.close();
+        while let Ok(job) = queue.try_recv() {
+            if let Job::Entry(queued) = job {
+                self.pending.push_back(*queued);
+            }
+        }
+        self.tell_log();
     }
 
     /// Takes an entry for the next commit. Nothing that is pending has been tried yet.
@@ -235,7 +265,7 @@ impl Writer {
 
     /// Returns when everything pending stands (or was refused row by row).
     async fn commit_pending(&mut self) {
-        while !self.pending.is_empty() {
+        while !self.pending.is_empty() && !self.tenure.is_superseded() {
             let count = self.pending.len().min(BATCH);
             match self.commit_first(count).await {
                 Ok(at) => self.committed(count, at),
@@ -255,8 +285,9 @@ impl Writer {
         if self.connection.is_none() {
             return Err(StoreError::Unavailable("not connected".to_owned()));
         }
-        let at = risen(self.latest);
+        let (at, asked_at) = (risen(self.latest), Instant::now());
         self.tried_at = at;
+        self.tried_since = asked_at;
         let pending = &self.pending;
         let entries = pending.iter().take(count).map(|queued| &queued.entry);
         let (rows, hashes) = self.chain.linked(at, entries);
@@ -292,7 +323,10 @@ impl Writer {
             Ok(())
         };
         match tokio::time::timeout(COMMIT_TIMEOUT, work).await {
-            Ok(result) => result.map(|()| at),
+            Ok(result) => result.map(|()| {
+                self.tenure.confirm(asked_at);
+                at
+            }),
             Err(_elapsed) => Err(StoreError::Unavailable("a commit took too long".to_owned())),
         }
     }
@@ -304,6 +338,8 @@ impl Writer {
         self.chain.advance(hashes.get(..count).unwrap_or(&hashes));
         let mut follow_up = Vec::new();
         let stand: Vec<Queued> = self.pending.drain(..count).collect();
+        let entries = stand.iter().map(|queued| &queued.entry);
+        self.metrics.committed(entries, self.tried_since.elapsed());
         for queued in stand {
             self.open.track(&queued.entry, at);
             if let (Some(Change::SignWith(key)), Some(publisher)) =
@@ -326,6 +362,8 @@ impl Writer {
         self.latest = asked.at;
         self.chain.advance(&asked.hashes);
         self.open.track_all(&asked.entries, asked.at);
+        let took = asked.since.elapsed();
+        self.metrics.committed(asked.entries.iter(), took);
         self.grown();
     }
 
@@ -377,6 +415,7 @@ impl Writer {
             return Acted::Undone;
         };
         let (chain, redactor, latest) = (&self.chain, &self.redactor, self.latest);
+        let asked_at = Instant::now();
         // What COMMIT was asked for: from then on it may have happened without our learning of it.
         let mut asked = None;
         let all = async {
@@ -393,6 +432,7 @@ impl Writer {
                 entries,
                 at,
                 hashes,
+                since: asked_at,
             });
             transaction.commit().await?;
             Ok(())
@@ -402,6 +442,9 @@ impl Writer {
             .unwrap_or_else(|_elapsed| {
                 Err(StoreError::Unavailable("a commit took too long".to_owned()))
             });
+        if result.is_ok() {
+            self.tenure.confirm(asked_at);
+        }
         match (result, asked) {
             (Ok(()), Some(asked)) => {
                 self.asked_stands(&asked);
@@ -416,6 +459,25 @@ impl Writer {
         }
     }
 
+    /// The tenure of a gateway that has nothing to record goes on as long as the database answers.
+    async fn ask(&mut self) {
+        let asked_at = Instant::now();
+        let Some(connection) = self.connection.as_mut() else {
+            return;
+        };
+        match tokio::time::timeout(COMMIT_TIMEOUT, store::ping(connection)).await {
+            Ok(Ok(())) => self.tenure.confirm(asked_at),
+            Ok(Err(error)) => self.back(&error.to_string()).await,
+            Err(_elapsed) => self.back("no answer").await,
+        }
+    }
+
+    /// Connects again where nothing was being committed.
+    async fn back(&mut self, reason: &str) {
+        self.reconnect(reason).await;
+        self.stands(0).await;
+    }
+
     async fn note_settled(&mut self) {
         // No later than the last entry: what follows may bear its time, and never an earlier one.
         let until = self.open.oldest().unwrap_or(self.latest);
@@ -427,8 +489,7 @@ impl Writer {
             .await
             .unwrap_or_else(|_elapsed| Err(StoreError::Unavailable("no answer".to_owned())));
         if let Err(error) = result {
-            self.reconnect(&error.to_string()).await;
-            self.stands(0).await;
+            self.back(&error.to_string()).await;
         }
     }
 }

@@ -3,10 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use super::check;
-use crate::{
-    config::Variables,
-    server::{self, ended},
-};
+use crate::{config::Variables, server};
 
 pub(super) async fn run(config: PathBuf) -> anyhow::Result<ExitCode> {
     let loaded = check::load(&config, &Variables::default());
@@ -17,7 +14,8 @@ pub(super) async fn run(config: PathBuf) -> anyhow::Result<ExitCode> {
         );
     };
     let gateway = server::start(config, rules).await?;
-    ended().await?;
+    let ended = gateway.ended().await;
     gateway.stop().await;
+    ended?;
     Ok(ExitCode::SUCCESS)
 }

@@ -26,6 +26,8 @@ fn case(tiers: Vec<TierRow>, escalations: Vec<EscalationRow>, votes: Vec<VoteRow
             expires_at: clock::now(),
             frozen_at: None,
             decided_at: None,
+            attached_to: None,
+            permission_id: None,
             overdue: false,
         },
         tiers,
@@ -73,6 +75,8 @@ fn vote(operator: &str, authority: &str, vote: &str, tiers: &[&str], seats: Vec<
         seats: Json(seats),
         revoked: Vec::new(),
         reason: String::new(),
+        next_calls: None,
+        next_seconds: None,
         voted_at: clock::now(),
     }
 }
@@ -223,6 +227,20 @@ fn a_tier_that_cannot_be_read_is_never_fulfilled() {
     assert!(!fulfilled(&case(vec![old.clone()], vec![], votes())));
     old.needed = 1;
     assert!(!fulfilled(&case(vec![old], vec![], votes())));
+}
+
+#[test]
+fn what_nobody_can_fulfil_takes_no_room() {
+    let most = u32::try_from(i32::MAX).unwrap();
+    let votes = vec![vote(
+        "ada",
+        "ada",
+        "approve",
+        &[],
+        vec![seat("finance", role("finance"))],
+    )];
+    let tiers = vec![tier("finance", &[(role("finance"), most)], 1)];
+    assert!(!fulfilled(&case(tiers, vec![], votes)));
 }
 
 const TIERS: [&str; 3] = ["a", "b", "c"];

@@ -74,6 +74,7 @@ pub(super) struct Limits {
     pub client_read_timeout_ms: u64,
     pub client_write_timeout_ms: u64,
     pub max_wait_seconds: u64,
+    pub max_waits_per_agent: usize,
     pub record_timeout_ms: u64,
     pub shutdown_timeout_seconds: u64,
     pub max_recorded_text_bytes: Option<Spanned<usize>>,
@@ -92,6 +93,7 @@ impl Default for Limits {
             client_read_timeout_ms: 10_000,
             client_write_timeout_ms: 30_000,
             max_wait_seconds: 300,
+            max_waits_per_agent: 64,
             record_timeout_ms: 2_000,
             shutdown_timeout_seconds: 20,
             max_recorded_text_bytes: None,
@@ -210,6 +212,14 @@ pub(super) struct Tier {
     pub escalates: Option<Spanned<Escalates>>,
     #[serde(default)]
     pub execution: super::Execution,
+    pub standing_permissions: Option<Spanned<StandingPermissions>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StandingPermissions {
+    pub max_calls: u32,
+    pub max_seconds: u32,
 }
 
 #[derive(Deserialize)]

@@ -18,6 +18,8 @@ pub struct Limits {
     pub client_write_timeout: Duration,
     /// The longest that `Prefer: wait=N` holds a connection.
     pub max_wait: Duration,
+    /// Connections of one agent that it holds at the same time; further ones are answered at once.
+    pub max_waits_per_agent: usize,
     /// How long a call waits for its record before it is refused.
     pub record_timeout: Duration,
     /// How long shutdown waits for calls in flight.
@@ -43,6 +45,7 @@ impl Limits {
             client_read_timeout: Duration::from_millis(written.client_read_timeout_ms),
             client_write_timeout: Duration::from_millis(written.client_write_timeout_ms),
             max_wait: Duration::from_secs(written.max_wait_seconds),
+            max_waits_per_agent: written.max_waits_per_agent,
             record_timeout: Duration::from_millis(written.record_timeout_ms),
             shutdown_timeout: Duration::from_secs(written.shutdown_timeout_seconds),
             recorded,

@@ -258,6 +258,14 @@ fn requirements_denials_and_escalations_that_mean_nothing_are_refused() {
             &format!("{finance}, escalates: {{ to: t, after_seconds: 60 }}"),
             "at which nothing waits",
         ),
+        (
+            &format!("{finance}, standing_permissions: {{ max_calls: 0, max_seconds: 60 }}"),
+            "have no sensible bounds",
+        ),
+        (
+            &format!("{finance}, standing_permissions: {{ max_calls: 5, max_seconds: 86401 }}"),
+            "have no sensible bounds",
+        ),
     ] {
         let found = tier(text);
         assert!(

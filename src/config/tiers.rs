@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Agent, Execution, Operator, Resolver, Spanned, file};
+use super::{Agent, Config, Execution, Operator, Resolver, Spanned, file};
 use crate::{
     diagnostics::Finding,
-    quorum::{self, Member, Requirement},
+    quorum::{self, Member, Requirement, StandingLimits},
     yaml,
 };
 
@@ -31,6 +31,8 @@ pub struct Tier {
     pub shows: Vec<String>,
     /// Who executes what is approved here.
     pub execution: Execution,
+    /// How far an approval may reach beyond its own call; not at all where this is none.
+    pub standing_permissions: Option<StandingLimits>,
 }
 
 /// One step of an escalation.
@@ -60,6 +62,22 @@ impl Tier {
             tier = tiers.get(&next.to);
         }
         steps
+    }
+}
+
+impl Config {
+    /// How far an approval in all of these tiers may reach beyond its own call: no further than each of them allows, and not at
+    /// all where one does not.
+    pub fn standing_limits<'a>(
+        &self,
+        tiers: impl IntoIterator<Item = &'a str>,
+    ) -> Option<StandingLimits> {
+        let mut limits: Option<StandingLimits> = None;
+        for tier in tiers {
+            let allowed = self.tiers.get(tier)?.standing_permissions?;
+            limits = Some(limits.map_or(allowed, |so_far| so_far.and(allowed)));
+        }
+        limits
     }
 }
 
@@ -95,6 +113,7 @@ impl Resolver<'_> {
                         to: escalates.value.to.as_str().into(),
                         after: Duration::from_secs(escalates.value.after_seconds),
                     }),
+                standing_permissions: self.standing(name, &spanned.value),
             };
             if self.enough_people(name, spanned, &tier, operators) {
                 self.makers(name, spanned, &tier, operators, agents);
@@ -105,6 +124,28 @@ impl Resolver<'_> {
             self.escalation(name, &spanned.value, &tiers);
         }
         tiers
+    }
+
+    fn standing(&mut self, name: &str, tier: &file::Tier) -> Option<StandingLimits> {
+        let written = tier.standing_permissions.as_ref()?;
+        let limits = StandingLimits {
+            max_calls: written.value.max_calls,
+            max_seconds: written.value.max_seconds,
+        };
+        let StandingLimits {
+            max_calls,
+            max_seconds,
+        } = StandingLimits::MOST;
+        if !(1..=max_calls).contains(&limits.max_calls)
+            || !(1..=max_seconds).contains(&limits.max_seconds)
+        {
+            self.wrong(
+                written,
+                format!("the standing permissions of tier {name} have no sensible bounds"),
+                "max_calls must be from 1 to 1000, max_seconds from 1 to 86400; leave standing_permissions out where there are to be none",
+            );
+        }
+        Some(limits)
     }
 
     fn requirements(&mut self, name: &str, tier: &Spanned<file::Tier>) -> Vec<Requirement> {

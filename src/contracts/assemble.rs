@@ -46,7 +46,9 @@ pub(super) fn assemble(
         while_halted: options.fallback.while_halted,
         limits: options.limits,
         before: effects.before,
+        preview: effects.preview,
         changed: effects.changed,
+        amount: effects.amount,
         answers: effects.answers,
         digest: String::new(),
         canonical: String::new(),
@@ -101,6 +103,9 @@ fn in_full(contract: &Contract) -> Value {
         if let Some(before) = &contract.before {
             whole.insert("before".to_owned(), json!(before));
         }
+        if let Some(preview) = &contract.preview {
+            whole.insert("preview".to_owned(), json!(preview));
+        }
         if let Some(header) = &contract.idempotency_header {
             whole.insert("idempotency_header".to_owned(), json!(header.as_str()));
         }
@@ -109,6 +114,9 @@ fn in_full(contract: &Contract) -> Value {
         }
         if !contract.changed.is_empty() {
             whole.insert("changed".to_owned(), json!(contract.changed));
+        }
+        if let Some(amount) = &contract.amount {
+            whole.insert("amount".to_owned(), json!(amount));
         }
         if !contract.answers.is_empty() {
             whole.insert("answers".to_owned(), json!(contract.answers));

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::diagnostics::{Finding, SourceFile};
 
-const FIELDS: [&str; 21] = [
+const FIELDS: [&str; 23] = [
     "name",
     "description",
     "api",
@@ -43,7 +43,9 @@ const FIELDS: [&str; 21] = [
     "while_halted",
     "limits",
     "before",
+    "preview",
     "changed",
+    "amount",
     "answers",
 ];
 
@@ -62,12 +64,12 @@ pub fn load(files: &[SourceFile], apis: &BTreeSet<String>) -> (Catalog, Vec<Find
         findings: Vec::new(),
         names: BTreeMap::new(),
         routes: Vec::new(),
-        before: Vec::new(),
+        readings: Vec::new(),
     };
     for (number, file) in files.iter().enumerate() {
         loading.file(number, file);
     }
-    loading.check_before(files);
+    loading.check_readings(files);
     if loading.names.is_empty() && loading.findings.is_empty() {
         let nowhere = SourceFile::new("contracts", "");
         let finding = Finding::error(
@@ -90,7 +92,7 @@ struct Loading<'a> {
     /// Where each tool's name stands, in words.
     names: BTreeMap<String, String>,
     routes: Vec<Route>,
-    before: Vec<Unchecked>,
+    readings: Vec<Unchecked>,
 }
 
 /// One path template, for finding those that share a request.
@@ -153,14 +155,8 @@ impl Loading<'_> {
             .and_then(|path| template(reader, path));
         self.route(reader, &heading, template.as_ref());
         let options = options(reader, node);
-        let effects = effects::read(reader, node);
-        if let (Some(before), Some((key, _))) = (&effects.before, node.get("before")) {
-            self.before.push(Unchecked {
-                file,
-                at: key.at.clone(),
-                before: before.clone(),
-            });
-        }
+        let effects = effects::read(reader, node, input.as_ref().map(|(_, closed)| closed));
+        self.readings.extend(effects.unchecked(file, node));
         let binding = match (&input, heading.method.clone(), template) {
             (Some((schema, input)), Some(method), Some(template)) => wiring::bind(
                 reader,
@@ -201,22 +197,23 @@ impl Loading<'_> {
         }
     }
 
-    /// The tools that read before others, once all are known. A tool that has been reported itself is not looked for.
-    fn check_before(&mut self, files: &[SourceFile]) {
-        for unchecked in &self.before {
-            let name = &unchecked.before.tool;
+    /// The tools that read for others, once all are known. A tool that has been reported itself is not looked for.
+    fn check_readings(&mut self, files: &[SourceFile]) {
+        for unchecked in &self.readings {
+            let name = &unchecked.reading.tool;
             let reading = self.catalog.tool(name);
             if reading.is_none() && self.names.contains_key(name) {
                 continue;
             }
             if let (Some(problem), Some(file)) = (
-                unchecked.before.problem(reading.map(AsRef::as_ref)),
+                unchecked.problem(reading.map(AsRef::as_ref)),
                 files.get(unchecked.file),
             ) {
                 self.findings.push(
-                    Finding::error(file, unchecked.at.clone(), problem).with_help(
-                        "`before` names a tool of these contracts that only reads, and the arguments that it takes",
-                    ),
+                    Finding::error(file, unchecked.at.clone(), problem).with_help(format!(
+                        "`{}` names a tool of these contracts that only reads, and the arguments that it takes",
+                        unchecked.field
+                    )),
                 );
             }
         }

@@ -180,6 +180,21 @@ pub fn item<'a>(root: &'a Value, schemas: &[&'a Value], index: usize) -> Vec<&'a
         .collect()
 }
 
+/// The schemas that speak about the place to which a JSON pointer into a value leads; none where a value that fits has nothing there.
+pub fn at<'a>(root: &'a Value, pointer: &str) -> Vec<&'a Value> {
+    pointer
+        .split('/')
+        .skip(1)
+        .fold(vec![root], |schemas, token| {
+            let name = token.replace("~1", "/").replace("~0", "~");
+            let mut found = property(root, &schemas, &name);
+            if let Ok(index) = name.parse() {
+                found.extend(item(root, &schemas, index));
+            }
+            found
+        })
+}
+
 /// A set of JSON types. Integers count apart from other numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Types(u8);

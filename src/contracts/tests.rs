@@ -1,7 +1,9 @@
 //! Contracts from the file to the wire and back.
 
+mod amounts;
 mod forms;
 mod loading;
+mod previews;
 mod refusals;
 mod requests;
 mod routing;

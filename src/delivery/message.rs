@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 
-use crate::{clock::Timestamp, config::Links, redaction::Redactor, store::outbox::DueRow};
+use crate::{clock::Timestamp, config::Links, redaction::Redactor, store::outbox::DueRow, visible};
 
 /// The most that is quoted of an agent, in characters.
 const WORDS: usize = 500;
@@ -23,7 +23,7 @@ pub(super) struct Message {
     pub subject: String,
     /// One sentence of the gateway's own, without a word of the agent's.
     pub title: String,
-    /// Label and value: the gateway's facts, and an operator's reason. An amount stands here once contracts name one.
+    /// Label and value: the gateway's facts, and an operator's reason. Never an amount: that is an argument.
     pub facts: Vec<(&'static str, String)>,
     /// Label and value: what the agent says of itself.
     pub agent_words: Vec<(&'static str, String)>,
@@ -36,7 +36,7 @@ impl Message {
     pub(super) fn of(row: &DueRow, links: &Links, redactor: &Redactor) -> Self {
         let clean = |text: &Option<String>| {
             text.as_deref()
-                .map(|text| visible(&redactor.text(text), WORDS))
+                .map(|text| short(&redactor.text(text), WORDS))
         };
         let text = |name: &str| row.data.get(name).and_then(Value::as_str);
         let is_halt = row.kind.starts_with("halt.");
@@ -60,10 +60,10 @@ impl Message {
             kind: row.kind.clone(),
             occurred_at: row.occurred_at,
             subject: row.subject.clone(),
-            title,
+            title: visible::line(&title).into_owned(),
             facts: facts
                 .into_iter()
-                .filter_map(|(label, value)| Some((label, visible(&value?, WORDS))))
+                .filter_map(|(label, value)| Some((label, short(&value?, WORDS))))
                 .collect(),
             agent_words: agent_words
                 .into_iter()
@@ -77,6 +77,7 @@ impl Message {
     /// The payload of a webhook: the same bytes in every repetition.
     pub(super) fn to_json(&self) -> Value {
         let mut data = self.data.clone();
+        visible::document(&mut data);
         if let Some(data) = data.as_object_mut() {
             if !self.agent_words.is_empty() {
                 let words: serde_json::Map<String, Value> = self
@@ -182,33 +183,18 @@ fn minutes(rfc3339: &str) -> String {
     )
 }
 
-/// A text on one line, with every character that does not show (controls, zero width, direction) written as its number, and cut
-/// to so many characters with the number of those that are missing.
-fn visible(text: &str, most: usize) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut characters = text.chars();
-    for character in characters.by_ref().take(most) {
-        match character {
-            '\n' | '\r' | '\t' => shown.push(' '),
-            hidden if is_hidden(hidden) => {
-                let _ = write!(shown, "\\u{{{:X}}}", u32::from(hidden));
-            }
-            seen => shown.push(seen),
-        }
-    }
-    let missing = characters.count();
-    if missing > 0 {
-        let _ = write!(shown, " … ({missing} more characters)");
+/// A text on one line, with nothing hidden in it, and cut to so many characters with the number of those that are missing.
+fn short(text: &str, most: usize) -> String {
+    let end = text
+        .char_indices()
+        .nth(most)
+        .map_or(text.len(), |(at, _)| at);
+    let (kept, missing) = text.split_at(end);
+    let mut shown = visible::line(kept).into_owned();
+    if !missing.is_empty() {
+        let _ = write!(shown, " … ({} more characters)", missing.chars().count());
     }
     shown
-}
-
-fn is_hidden(character: char) -> bool {
-    character.is_control()
-        || matches!(u32::from(character),
-            0xAD | 0x34F | 0x61C | 0x115F..=0x1160 | 0x17B4..=0x17B5 | 0x180B..=0x180F | 0x200B..=0x200F
-            | 0x2028..=0x202E | 0x2060..=0x206F | 0x3164 | 0xFE00..=0xFE0F | 0xFEFF | 0xFFA0 | 0xFFF0..=0xFFFB
-            | 0xE0000..=0xE0FFF)
 }
 
 #[cfg(test)]
@@ -218,9 +204,9 @@ mod tests {
     #[test]
     fn what_does_not_show_is_written_out_and_long_words_are_cut() {
         assert_eq!(
-            visible("pay\u{202E}001\r\nBcc: x\u{200B}", 100),
-            "pay\\u{202E}001  Bcc: x\\u{200B}"
+            short("pay\u{202E}001\r\nBcc: x\u{200B}", 100),
+            "pay\\u{202E}001\\u{D}\\u{A}Bcc: x\\u{200B}"
         );
-        assert_eq!(visible("abcdef", 4), "abcd … (2 more characters)");
+        assert_eq!(short("abcdef", 4), "abcd … (2 more characters)");
     }
 }

@@ -20,7 +20,7 @@ const MOST_OF_ONE: usize = 8;
 /// Events that are told again to a follower that comes back.
 const LOOK_BACK: i64 = 1_000;
 /// What a follower is shown of an event: never an argument, never the agent's words.
-const SHOWN: [&str; 11] = [
+const SHOWN: [&str; 14] = [
     "approval",
     "call",
     "run",
@@ -32,6 +32,9 @@ const SHOWN: [&str; 11] = [
     "expires_at",
     "decided_by",
     "executed_by",
+    "calls",
+    "attached_to",
+    "permission",
 ];
 
 /// What a follower wants to see; nothing given is everything.

@@ -187,14 +187,10 @@ async fn approve(
     let shown = actors
         .operator(Method::GET, &format!("/v1/approvals/{approval}"), None)
         .await?;
-    let amount = shown
-        .body
-        .pointer("/arguments/amount_cents")
-        .and_then(Value::as_u64);
     account.tell(
         "sees the exact amount, and the policy that parked it",
-        "25000",
-        &amount.unwrap_or_default().to_string(),
+        "250.00 EUR",
+        text(&shown.body, "/amount"),
     );
     let path = format!("/v1/approvals/{approval}/approve");
     let stale = json!({"digest": "hmac-sha256:0", "reason": "looks right"});

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{input::Named, openapi::schemas};
+use super::{input::Named, openapi::schemas, refused::source};
 use crate::{
     app::App,
     call::Consequence,
@@ -124,6 +124,7 @@ pub(super) async fn call(
     let arrival = Arrival {
         call: CallId::generate(),
         received_at: clock::now(),
+        source: source(),
         surface: Surface::ToolCall,
         wanted: Wanted::Tool { name: tool },
         headers: parts.headers,

@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{FromRequestParts, Path},
+    extract::{FromRequestParts, Path, Query, rejection::QueryRejection},
 };
 use bytes::Bytes;
 use http::{HeaderMap, request::Parts};
@@ -53,6 +53,24 @@ pub(super) async fn json<T: DeserializeOwned>(
         return Err(malformed("The body must be a JSON object.".to_owned()));
     }
     serde_json::from_value(value).map_err(|error| malformed(misfit(&error)))
+}
+
+/// The query string as a type.
+///
+/// # Errors
+/// 400, without anything that stood in it.
+pub(super) fn query<T>(read: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
+    read.map(|Query(asked)| asked).map_err(|error| {
+        let text = error.body_text();
+        let expected = text.rsplit_once(", expected ").map_or_else(
+            || "names and values that this path takes".to_owned(),
+            |(_, expected)| expected.to_owned(),
+        );
+        Refusal::new(
+            Reason::MalformedBody,
+            format!("The query string does not have the expected form: it should have {expected}."),
+        )
+    })
 }
 
 /// What serde says, without the value that it quotes.

@@ -54,7 +54,11 @@ pub(super) const OPERATORS: Listener = Listener {
     tags: &[
         (
             "approvals",
-            "Calls that wait for people, and the decisions on them.",
+            "Calls that wait for people, the decisions on them, and how much is asked of whom.",
+        ),
+        (
+            "permissions",
+            "Approvals that were given for calls to come, and taking them back.",
         ),
         ("delegations", "Lending one's right to vote."),
         ("kill switches", "Stopping calls, and letting them go on."),

@@ -1,5 +1,4 @@
-//! The operators' side: who they are, and that what they may do is decided by the policies. A refused operator is
-//! recorded too.
+//! The operators' side: who they are, and that what they may do is decided by the policies.
 
 use std::sync::Arc;
 
@@ -10,7 +9,6 @@ use utoipa::ToSchema;
 use crate::{
     app::App,
     clock,
-    entry::{Decision, Entry, Kind},
     keys::KeyKind,
     pipeline,
     policy::{OperatorAction, OperatorContext, OperatorResource},
@@ -26,7 +24,9 @@ mod filter;
 pub(super) mod history;
 pub(super) mod kill_switches;
 mod paging;
+pub(super) mod permissions;
 mod reading;
+pub(super) mod statistics;
 pub(super) mod stream;
 pub(super) mod work;
 
@@ -36,7 +36,7 @@ pub(super) use paging::LIMITS;
 const REASON_BYTES: usize = 2_000;
 
 /// The operator whose key the request carries.
-fn identify(app: &App, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
+pub(super) fn identify(app: &App, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
     pipeline::owner_of_key(app, KeyKind::Operator, headers, clock::now())
         .filter(|name| app.config.operators.contains_key(name))
         .ok_or_else(|| {
@@ -48,7 +48,7 @@ fn identify(app: &App, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
 }
 
 /// Asks the policies whether an operator may do something to the gateway.
-async fn allow(
+fn allow(
     app: &App,
     operator: &Arc<str>,
     action: OperatorAction,
@@ -68,7 +68,7 @@ async fn allow(
         ),
     );
     refusal.policies = decision.policies;
-    Err(refused(app, operator, action.as_str(), None, refusal).await)
+    Err(refused(action.as_str(), refusal))
 }
 
 /// The operator, if they may read the records.
@@ -79,8 +79,7 @@ async fn allow_reading(app: &App, headers: &HeaderMap) -> Result<Arc<str>, Refus
         &operator,
         OperatorAction::ReadAudit,
         OperatorContext::Empty,
-    )
-    .await?;
+    )?;
     Ok(operator)
 }
 
@@ -93,28 +92,9 @@ fn away(error: &StoreError) -> Refusal {
     refusal
 }
 
-/// Records that an operator was refused.
-async fn refused(
-    app: &App,
-    operator: &Arc<str>,
-    action: &str,
-    approval: Option<&str>,
-    refusal: Refusal,
-) -> Refusal {
-    let entry = Entry {
-        operator: Some(Arc::clone(operator)),
-        approval_id: approval.and_then(|id| id.parse().ok()),
-        decision: Some(Decision::Deny),
-        reasons: vec![refusal.reason.code()],
-        policies: refusal.policies.clone(),
-        policy_digest: Some(Arc::clone(&app.policy_digest)),
-        decided_at: Some(clock::now()),
-        detail: Some(serde_json::json!({ "action": action })),
-        ..Entry::new(Kind::OperatorRefused)
-    };
-    if app.recorder.note(entry).await.is_err() {
-        tracing::error!(operator = %operator, action, "a refused operator could not be recorded");
-    }
+/// What was refused, for the entry that tells of it (`http/refused`).
+fn refused(action: &str, mut refusal: Refusal) -> Refusal {
+    refusal.audit_detail = Some(serde_json::json!({ "action": action }));
     refusal
 }
 

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::calls::run;
+use super::{calls::run, refused::source};
 use crate::{
     app::App,
     clock,
@@ -22,6 +22,7 @@ pub(super) async fn call(State(app): State<Arc<App>>, request: Request<Body>) ->
     let arrival = Arrival {
         call: CallId::generate(),
         received_at: clock::now(),
+        source: source(),
         surface: Surface::Transparent,
         wanted: Wanted::Request {
             method: parts.method,

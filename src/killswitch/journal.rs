@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{KillSwitch, Scope};
 use crate::ids::KillSwitchId;
 
-/// More than this many are not read: nobody pulls so many kill switches during one outage of the database.
+/// More files than this are an error: nobody pulls so many kill switches during one outage of the database.
 const MOST: usize = 10_000;
 
 /// The directory with the files.
@@ -86,7 +86,10 @@ impl Journal {
         let mut found = Vec::new();
         let entries =
             fs::read_dir(&self.directory).map_err(|error| told(&error, &self.directory))?;
-        for entry in entries.take(MOST) {
+        for (at, entry) in entries.enumerate() {
+            if at >= MOST {
+                return Err(told(&format!("more than {MOST} files"), &self.directory));
+            }
             let path = entry.map_err(|error| told(&error, &self.directory))?.path();
             // One that was not finished was not acknowledged either.
             if path.extension().is_none_or(|end| end != "json") {

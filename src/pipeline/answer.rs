@@ -71,7 +71,7 @@ impl Reply {
                 *response.headers_mut() = answer.headers;
                 Self::of(response, call)
             }
-            Surface::ToolCall | Surface::Before => {
+            Surface::ToolCall | Surface::Before | Surface::Preview => {
                 let mut body = json!({
                     "call": call,
                     "executed": true,

@@ -51,7 +51,7 @@ pub(super) async fn list_new(app: &App, by_hand: ByHand) -> Result<(ToolCall, Ke
         permit,
         kill_switch,
     } = by_hand;
-    let sealed = park::seal(app, permit.call())?;
+    let sealed = park::seal(app, permit.call(), None)?;
     let entry = Entry {
         opens_call: true,
         ..listed_entry(app, &permit, None, Some(&kill_switch))

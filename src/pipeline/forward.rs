@@ -105,6 +105,21 @@ pub(super) async fn forward(app: &App, recorded: Recorded) -> Exchange {
     }
 }
 
+/// A call that was begun and certainly is not sent.
+pub(super) fn withheld(recorded: Recorded, refusal: Refusal) -> Exchange {
+    Exchange {
+        recorded,
+        forwarded_at: None,
+        received: Received::Failed {
+            refusal,
+            outcome: Outcome::Failed,
+            status: None,
+            seen: Seen::default(),
+        },
+        tries: None,
+    }
+}
+
 /// Sends until there is an answer, or no further try is allowed.
 async fn exchange(app: &App, recorded: &Recorded, gate: &Timed<'_>) -> (Received, Option<Value>) {
     let call = recorded.call();
@@ -132,6 +147,7 @@ async fn exchange(app: &App, recorded: &Recorded, gate: &Timed<'_>) -> (Received
             Err(error) => error,
         };
         tracing::warn!(call = %call.id, tool = %call.tool.name, %error, "no answer from the API");
+        app.metrics.upstream_failed(&error);
         match tries.after(error.clone()) {
             Some(pause) => tokio::time::sleep(pause).await,
             None => {
@@ -261,6 +277,7 @@ fn hold_to_halt(app: &App, call: &ToolCall, received: Received) -> Received {
         } if refusal.reason == Reason::Halted => {
             let refusal = match app.kill_switches.covering(&call.target()) {
                 Some(kill_switch) => authorize::halted(kill_switch),
+                None if !app.kill_switches.may_send() => not_ours(),
                 None => refusal,
             };
             Received::Failed {
@@ -272,6 +289,15 @@ fn hold_to_halt(app: &App, call: &ToolCall, received: Received) -> Received {
         }
         other => other,
     }
+}
+
+/// The gateway lost the right to send between the record and the moment of sending.
+fn not_ours() -> Refusal {
+    let mut refusal = Refusal::record_unavailable();
+    "This gateway is stopping, or was cut off from its database. Nothing was sent; the call may be made again."
+        .clone_into(&mut refusal.detail);
+    refusal.executed = Some(false);
+    refusal
 }
 
 /// Holds an answer against the contract and notes what is recorded of it. With the value of the body, where that was read.

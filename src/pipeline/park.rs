@@ -3,29 +3,31 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::FutureExt as _;
 use serde_json::json;
 
 use super::{
     ToolCall,
     authorize::Parking,
     forward::ApiAnswer,
-    record::unrecorded,
+    preview,
+    record::Settled,
+    resume::resume_alone,
     same::{older, same_key},
+    telling,
 };
 use crate::{
     app::App,
-    entry::{Decision, Entry, Kind},
     ids::{ApprovalId, CallId},
-    parked::Sealed,
+    parked::{OnlyOne, Previewed, Sealed},
     reason::{Reason, Refusal},
     store::{
-        self,
-        approvals::NewApproval,
-        calls::{CallRow, NewCall},
+        calls::CallRow,
         composition::{NewEscalation, NewTier},
     },
 };
+
+mod keep;
+mod standing;
 
 /// How a kept call stands, as its own agent may know it.
 #[derive(Debug)]
@@ -149,13 +151,31 @@ fn ended(call: &CallId, row: &CallRow, otherwise: Reason) -> Refusal {
 /// What parking came to.
 pub(super) enum Parked {
     New,
+    /// A standing permission has approved it: it can be sent, by nobody else.
+    Approved(OnlyOne),
     Existing(Box<CallRow>),
     KeyTaken,
     QueueFull,
 }
 
-/// Keeps a call until people approve. The same request in the same run finds the call that waits already.
-pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept), Refusal> {
+/// How much longer than the API may take a caller waits for a call that a standing permission has approved: for the records.
+const RECORDING: Duration = Duration::from_secs(10);
+
+/// What became of a call that the policies park.
+pub(super) enum Came {
+    /// It is kept, and this is how it stands.
+    Kept(Box<ToolCall>, Kept),
+    /// People had approved it ahead, and it was sent.
+    Sent(Settled),
+}
+
+/// Keeps a call until people approve, with what they are to see of what it will touch. The same request in the same run finds the
+/// call that waits already. What people have approved ahead is sent, and answered as what nobody had to approve.
+pub(super) async fn park(
+    app: &Arc<App>,
+    parking: Parking,
+    previewed: Option<Previewed>,
+) -> Result<Came, Refusal> {
     let Parking {
         call,
         tiers,
@@ -163,13 +183,42 @@ pub(super) async fn park(app: &App, parking: Parking) -> Result<(ToolCall, Kept)
         decided_at,
     } = parking;
     let approval = ApprovalId::generate();
-    let sealed = seal(app, &call)?;
+    let mut same = vec![call.digest.to_string()];
+    same.extend(older(app, &call));
+    let shown = keep::Shown {
+        same: preview::approval_digests(app, same, previewed.as_ref()),
+        digest: preview::approval_digest(app, &call.digest, previewed.as_ref()),
+        preview: previewed
+            .as_ref()
+            .map(|seen| json!({"call": seen.call, "status": seen.status, "digest": seen.digest})),
+        sealed: seal(app, &call, previewed)?,
+    };
     let (tiers, expires_in) = tiers_needed(app, &tiers)?;
-    let (call, parked) = keep(
-        app, call, &approval, sealed, tiers, policies, decided_at, expires_in,
-    )
-    .await?;
-    found(app, call, parked, Some(approval)).await
+    let keeping = keep::Keeping {
+        approval: approval.clone(),
+        shown,
+        tiers,
+        policies,
+        decided_at,
+        expires_in,
+    };
+    let (call, parked) = keep::keep(app, call, keeping).await?;
+    let (parked, only_one) = match parked {
+        Parked::Approved(only_one) => (Parked::New, Some(only_one)),
+        parked => (parked, None),
+    };
+    let (call, mut kept) = found(app, call, parked, Some(approval)).await?;
+    if let Some(only_one) = only_one {
+        let sending = resume_alone(Arc::clone(app), call.id.clone(), only_one);
+        let sending = app.tasks.spawn(sending);
+        // Where the database goes away meanwhile, it goes on without its caller.
+        let patience = call.tool.contract.limits.timeout() + RECORDING;
+        if let Ok(Ok(Some(settled))) = tokio::time::timeout(patience, sending).await {
+            return Ok(Came::Sent(settled));
+        }
+        kept = telling::look(app, &call.id).await.unwrap_or(kept);
+    }
+    Ok(Came::Kept(Box::new(call), kept))
 }
 
 /// The call that is kept now, or was before. `approval` is what a new one waits for; without it, for a person's hand.
@@ -180,7 +229,7 @@ pub(super) async fn found(
     approval: Option<ApprovalId>,
 ) -> Result<(ToolCall, Kept), Refusal> {
     match parked {
-        Parked::New => {
+        Parked::New | Parked::Approved(_) => {
             let kept = Kept {
                 call: call.id.clone(),
                 state: "parked".to_owned(),
@@ -199,18 +248,26 @@ pub(super) async fn found(
             Some(kept) => Ok((call, kept)),
             None => Err(Refusal::record_unavailable()),
         },
-        Parked::QueueFull => Err(Refusal::new(
-            Reason::RateLimited,
-            format!(
-                "{} calls of this agent wait for people already, which is as many as may. Nothing was kept or sent; try again when some are decided.",
-                call.caller.agent.max_pending_approvals
-            ),
-        )
-        .retry_after(60)),
+        Parked::QueueFull => Err(queue_is_full(&call)),
     }
 }
 
-pub(super) fn seal(app: &App, call: &ToolCall) -> Result<Vec<u8>, Refusal> {
+pub(super) fn queue_is_full(call: &ToolCall) -> Refusal {
+    Refusal::new(
+        Reason::RateLimited,
+        format!(
+            "{} calls of this agent wait for people already, which is as many as may (max_pending_approvals). Nothing was kept or sent: make this call again once people have decided on some of them.",
+            call.caller.agent.max_pending_approvals
+        ),
+    )
+    .retry_after(60)
+}
+
+pub(super) fn seal(
+    app: &App,
+    call: &ToolCall,
+    preview: Option<Previewed>,
+) -> Result<Vec<u8>, Refusal> {
     let internal = |error: String| {
         tracing::error!(%error, call = %call.id, "a call could not be sealed");
         Refusal::new(
@@ -223,6 +280,7 @@ pub(super) fn seal(app: &App, call: &ToolCall) -> Result<Vec<u8>, Refusal> {
         format: call.format.map(|format| format.to_string()),
         surface: call.surface.as_str().to_owned(),
         words: call.words.clone(),
+        preview,
     })
     .map_err(|error| internal(error.to_string()))?;
     app.keyring
@@ -262,129 +320,4 @@ fn tiers_needed(app: &App, names: &[String]) -> Result<(Vec<NewTier>, Duration),
         shortest = Some(shortest.map_or(tier.expires_in, |so_far| so_far.min(tier.expires_in)));
     }
     Ok((tiers, shortest.unwrap_or_default()))
-}
-
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is a column; a struct for one call would only rename them"
-)]
-async fn keep(
-    app: &App,
-    call: ToolCall,
-    approval: &ApprovalId,
-    sealed: Vec<u8>,
-    tiers: Vec<NewTier>,
-    policies: Vec<String>,
-    decided_at: crate::clock::Timestamp,
-    expires_in: Duration,
-) -> Result<(ToolCall, Parked), Refusal> {
-    let call = Arc::new(call);
-    let (kept, approval) = (Arc::clone(&call), approval.clone());
-    let policy_digest = Arc::clone(&app.policy_digest);
-    let mut digests = vec![call.digest.to_string()];
-    digests.extend(older(app, &call));
-    let secret_id = app.keyring.secret_id();
-    let parked = app
-        .recorder
-        .act(move |connection| {
-            async move {
-                let (agent, tool) = (&kept.caller.agent, &kept.tool);
-                // The writer runs one transaction after the other, so nobody parks the same request in between.
-                if kept.idempotency_key.is_none()
-                    && let Some(row) = store::calls::same_request(
-                        connection,
-                        &agent.name,
-                        None,
-                        &kept.caller.run.id,
-                        &digests,
-                    )
-                    .await?
-                {
-                    return Ok((Vec::new(), Parked::Existing(Box::new(row))));
-                }
-                let most = i64::from(agent.max_pending_approvals);
-                let waiting = store::approvals::pending_of(connection, &agent.name, most).await?;
-                if waiting >= most {
-                    return Ok((Vec::new(), Parked::QueueFull));
-                }
-                let added = store::calls::add(
-                    connection,
-                    &NewCall {
-                        call_id: &kept.id,
-                        run_id: &kept.caller.run.id,
-                        agent: &agent.name,
-                        tool: &tool.name,
-                        digest: &kept.digest,
-                        contract_digest: &tool.digest,
-                        secret_id: &secret_id,
-                        idempotency_key: kept.idempotency_key.as_ref().map(|key| key.kept.as_str()),
-                        sealed: Some(&sealed),
-                        state: "parked",
-                        received_at: kept.received_at,
-                    },
-                )
-                .await?;
-                if !added {
-                    return Ok((Vec::new(), Parked::KeyTaken));
-                }
-                let expires_at = store::approvals::add(
-                    connection,
-                    &NewApproval {
-                        approval_id: &approval,
-                        call_id: &kept.id,
-                        run_id: kept.caller.run.id.as_str(),
-                        agent: &agent.name,
-                        owner: &agent.owner,
-                        triggered_by: &kept.caller.run.triggered_by,
-                        api: &tool.api,
-                        tool: &tool.name,
-                        consequence: tool.contract.consequence.as_str(),
-                        digest: &kept.digest,
-                        policies: &policies,
-                        expires_in_seconds: expires_in.as_secs_f64(),
-                        tiers: &tiers,
-                    },
-                )
-                .await?;
-                let tiers: Vec<_> = tiers
-                    .iter()
-                    .map(|tier| json!({"tier": tier.tier, "requires": tier.requires, "denials": tier.denials}))
-                    .collect();
-                let entry = Entry {
-                    opens_call: true,
-                    call_id: Some(kept.id.clone()),
-                    run_id: Some(kept.caller.run.id.clone()),
-                    approval_id: Some(approval),
-                    agent: Some(Arc::clone(&agent.name)),
-                    surface: Some(kept.surface.as_str()),
-                    api: Some(Arc::clone(&tool.api)),
-                    tool: Some(Arc::clone(&tool.name)),
-                    consequence: Some(tool.contract.consequence),
-                    contract_digest: Some(Arc::clone(&tool.digest)),
-                    policy_digest: Some(policy_digest),
-                    arguments: Some(kept.redacted.clone()),
-                    arguments_digest: Some(Arc::clone(&kept.digest)),
-                    decision: Some(Decision::Park),
-                    reasons: vec![Reason::ApprovalRequired.code()],
-                    policies,
-                    received_at: Some(kept.received_at),
-                    decided_at: Some(decided_at),
-                    words: kept.words.clone(),
-                    detail: Some(json!({"tiers": tiers, "expires_at": expires_at})),
-                    ..Entry::new(Kind::Parked)
-                };
-                Ok((vec![entry], Parked::New))
-            }
-            .boxed()
-        })
-        .await
-        .map_err(unrecorded)?;
-    // The work is done and has let go of its share.
-    match Arc::try_unwrap(call) {
-        Ok(call) => Ok((call, parked)),
-        Err(_shared) => Err(Refusal::new(
-            Reason::Internal,
-            "The call was kept, but its answer could not be made.",
-        )),
-    }
 }

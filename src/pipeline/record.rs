@@ -1,7 +1,7 @@
 //! Steps four and six: the intent stands before anything is sent, the outcome before anything is answered. A refusal at
 //! any step is recorded too.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use futures::FutureExt as _;
 use http::Method;
@@ -25,14 +25,15 @@ use crate::{
         self,
         calls::{Ending, NewCall},
     },
+    strangers::Called,
     upstream::StreamEnd,
 };
 
 mod claim;
 mod told;
 
+pub(super) use claim::{ApprovedAs, Found, claim, claimed_before};
 pub use claim::{Held, NotClaimed};
-pub(super) use claim::{claim, claimed_before};
 use told::Told;
 
 /// What is known so far of a call, for the record of its refusal.
@@ -50,12 +51,14 @@ pub(super) struct Trail {
     pub words: Option<String>,
     /// Its opening entry was handed over: a fault from here on must not make a second one.
     pub has_begun: bool,
+    /// From where it came.
+    source: Option<IpAddr>,
     /// Method and API of a request that matched no tool. Never its path or query, which may hold anything.
     request: Option<Value>,
 }
 
-/// A method by its name, unless the agent made it up.
-fn known(method: &Method) -> &'static str {
+/// A method by its name, unless the caller made it up.
+pub(crate) fn known_method(method: &Method) -> &'static str {
     [
         "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
     ]
@@ -67,7 +70,7 @@ fn known(method: &Method) -> &'static str {
 impl Trail {
     pub fn new(arrival: &Arrival) -> Self {
         let request = match &arrival.wanted {
-            Wanted::Request { method, .. } => Some(json!({"method": known(method)})),
+            Wanted::Request { method, .. } => Some(json!({"method": known_method(method)})),
             Wanted::Tool { .. } => None,
         };
         Self {
@@ -82,6 +85,7 @@ impl Trail {
             digest: None,
             words: None,
             has_begun: false,
+            source: arrival.source,
             request,
         }
     }
@@ -100,6 +104,7 @@ impl Trail {
             digest: Some(Arc::clone(&call.digest)),
             words: call.words.clone(),
             has_begun: true,
+            source: None,
             request: None,
         }
     }
@@ -119,8 +124,20 @@ fn violations(marks: Option<&Marks>, errors: &[FieldError]) -> Vec<Value> {
 /// Records a refusal. Gives the refusal that the caller gets: the same one, unless it cannot be recorded at all.
 pub(super) async fn refusal(app: &App, trail: &Trail, refusal: Refusal) -> Refusal {
     let now = clock::now();
+    let is_stranger = trail.agent.is_none() && refusal.reason == Reason::Unauthenticated;
+    if is_stranger && let Called::Counted(first) = app.strangers.called(trail.source, now) {
+        if let Some(entry) = first
+            && app.recorder.note(entry).await.is_err()
+        {
+            tracing::error!("calls without a key could not be recorded");
+        }
+        return refusal;
+    }
     let mut detail = refusal.audit_detail.clone();
-    if !refusal.errors.is_empty() {
+    if is_stranger {
+        let method = trail.request.as_ref().and_then(|it| it.get("method"));
+        detail = Some(json!({ "method": method, "source": trail.source }));
+    } else if !refusal.errors.is_empty() {
         let marks = trail.tool.as_ref().map(|tool| &tool.marks);
         detail = Some(json!({ "errors": violations(marks, &refusal.errors) }));
     } else if trail.tool.is_none() && detail.is_none() {

@@ -10,7 +10,6 @@ use serde_json::Value;
 use super::Caller;
 use crate::{
     app::{App, Tool},
-    clock,
     contracts::MAX_VIOLATIONS,
     json,
     reason::{FieldError, Reason, Refusal},
@@ -28,7 +27,6 @@ const DIGITS: usize = 40;
 pub(super) struct Issued<'a> {
     app: &'a App,
     run: &'a str,
-    open: bool,
     pub new: Vec<NewReference>,
 }
 
@@ -37,8 +35,6 @@ impl<'a> Issued<'a> {
         Self {
             app,
             run: run.id.as_str(),
-            // Nothing could be done with a reference of a run that is over.
-            open: run.is_open(clock::now()),
             new: Vec::new(),
         }
     }
@@ -46,9 +42,6 @@ impl<'a> Issued<'a> {
     /// The reference of a value: always the same one in the same run. Nothing where there are too many.
     pub fn refer(&mut self, class: &str, value: &Value) -> Option<String> {
         let most = usize::try_from(self.app.config.limits.max_references_per_run).unwrap_or(0);
-        if !self.open {
-            return None;
-        }
         let plain = json::canonical(value);
         let keys = &self.app.keyring;
         let reference = format!("{PREFIX}{}", keys.reference(self.run, class, &plain));
@@ -73,7 +66,8 @@ fn context(run: &str, reference: &str) -> String {
     format!("reference {run} {reference}")
 }
 
-/// Keeps references, so that they stand before the agent gets them. False when it cannot have them.
+/// Keeps references, so that they stand before the agent gets them. False when it cannot have them: nothing could be done with those
+/// of a run that is over, and a run knows only so many.
 pub(super) async fn keep(app: &App, run: &Run, new: Vec<NewReference>) -> bool {
     let (id, most) = (run.id.clone(), app.config.limits.max_references_per_run);
     let kept = app

@@ -7,13 +7,14 @@ use super::{
     Caller, Prefer, Surface, ToolCall,
     authorize::{self, ByHand, Earned, Verdict},
     before, by_hand, contract, forward,
-    record::{self, Held, NotClaimed},
+    preview::{self, Differs, Unchanged},
+    record::{self, ApprovedAs, Found, Held, NotClaimed, Settled},
 };
 use crate::{
     app::App,
-    entry::{Outcome, Redacted},
+    entry::Outcome,
     ids::{ApprovalId, CallId, RunId},
-    parked::{self, Sealed},
+    parked::{self, OnlyOne, Previewed, Sealed},
     reason::{Reason, Refusal},
     store::{self, StoreError, approvals::ApprovalRow, calls::CallRow},
 };
@@ -24,12 +25,20 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Executes a call that is approved. Does nothing for a call that is not (any more), or that a kill switch covers now:
 /// that one waits for the release.
 pub async fn resume(app: Arc<App>, call: CallId) {
-    let Some(_only_one) = app.resuming.begin(&call) else {
-        return;
-    };
+    if let Some(only_one) = app.resuming.begin(&call) {
+        resume_alone(app, call, only_one).await;
+    }
+}
+
+/// The same for whoever has the call already. Gives what the API answered, if the call was sent.
+pub(super) async fn resume_alone(
+    app: Arc<App>,
+    call: CallId,
+    _only_one: OnlyOne,
+) -> Option<Settled> {
     loop {
         match attempt(&app, &call).await {
-            Ok(()) => return,
+            Ok(settled) => return settled,
             Err(error) => {
                 tracing::warn!(%error, %call, "an approved call waits for the database");
                 tokio::time::sleep(PAUSE).await;
@@ -72,63 +81,123 @@ async fn load(app: &App, call: &CallId) -> Result<Option<Approved>, StoreError> 
     }))
 }
 
-async fn attempt(app: &Arc<App>, id: &CallId) -> Result<(), StoreError> {
+async fn attempt(app: &Arc<App>, id: &CallId) -> Result<Option<Settled>, StoreError> {
     let Some(approved) = load(app, id).await? else {
-        return Ok(());
+        return Ok(None);
     };
     let approval = match &approved.approval {
         None => None,
         Some(row) => match row.approval_id.parse::<ApprovalId>() {
             Ok(approval) => Some(approval),
-            Err(_not_an_id) => return Ok(()),
+            Err(_not_an_id) => return Ok(None),
         },
     };
     if let Some(overdue) = approved.approval.as_ref().filter(|row| row.overdue) {
-        return expire(app, overdue).await;
+        return expire(app, overdue).await.map(unsent);
     }
-    let call = match rebuild(app, id, &approved).await? {
-        Ok(call) => call,
-        Err(because) => return void(app, &approved, &because).await,
+    let (call, previewed) = match rebuild(app, id, &approved).await? {
+        Ok(rebuilt) => rebuilt,
+        Err(because) => return void(app, &approved, &because).await.map(unsent),
     };
     let mut trail = record::Trail::resumed(&call);
     let earned = Earned::of(approved.tiers.iter().cloned());
     let permit = match authorize::authorize(app, call, &earned, &mut trail) {
         Ok(Verdict::Permit(permit)) if by_hand::is_for_people(app, &approved.tiers) => {
-            return by_hand::list_approved(app, permit, approval, None).await;
+            let listed = by_hand::list_approved(app, permit, approval, None).await;
+            return listed.map(unsent);
         }
         Ok(Verdict::Permit(permit)) => permit,
         Ok(Verdict::ByHand(ByHand {
             permit,
             kill_switch,
-        })) => return by_hand::list_approved(app, permit, approval, Some(kill_switch)).await,
-        Err(refusal) if refusal.reason == Reason::Halted => return Ok(()),
-        Ok(Verdict::Park(parking)) => {
-            return void(app, &approved, &asks_for_more(&parking.tiers)).await;
+        })) => {
+            let halted = Some(kill_switch);
+            let listed = by_hand::list_approved(app, permit, approval, halted).await;
+            return listed.map(unsent);
         }
-        Err(refusal) => return void(app, &approved, &no_longer(&refusal)).await,
+        Err(refusal) if refusal.reason == Reason::Halted => return Ok(None),
+        Ok(Verdict::Park(parking)) => {
+            let because = asks_for_more(&parking.tiers);
+            return void(app, &approved, &because).await.map(unsent);
+        }
+        Err(refusal) => {
+            let because = no_longer(&refusal);
+            return void(app, &approved, &because).await.map(unsent);
+        }
     };
     let before = match before::read(app, permit.call()).await {
         Ok(before) => before,
-        Err(refusal) if refusal.reason == Reason::Halted => return Ok(()),
+        Err(refusal) if refusal.reason == Reason::Halted => return Ok(None),
         Err(_unread) => {
             let because = "the state before could not be read, which its contract wants".to_owned();
-            return void(app, &approved, &because).await;
+            return void(app, &approved, &because).await.map(unsent);
         }
     };
-    let recorded = match claim(app, id, permit, approval, before).await {
+    // What nobody had to approve nobody was shown.
+    let previewed = approved.approval.as_ref().map(|_| previewed);
+    // Last, so that as little time as can be lies between this look and the sending.
+    let unchanged = match preview::unchanged(app, permit.call(), previewed.as_ref()).await {
+        Ok(unchanged) => unchanged,
+        Err(Differs::Halted) => return Ok(None),
+        Err(Differs::Away) => return Err(StoreError::Unavailable(UNRECORDED_LOOK.to_owned())),
+        Err(Differs::Void(because)) => return void(app, &approved, because).await.map(unsent),
+    };
+    let found = Found {
+        before,
+        preview: unchanged.as_ref().map(|unchanged| unchanged.call.clone()),
+    };
+    let approval = approved_as(&approved, approval);
+    let recorded = match claim(app, id, permit, approval, found).await {
         Ok(recorded) => recorded,
         Err(NotClaimed::Overdue) => {
             return match &approved.approval {
-                Some(approval) => expire(app, approval).await,
-                None => Ok(()),
+                Some(approval) => expire(app, approval).await.map(unsent),
+                None => Ok(None),
             };
         }
-        Err(NotClaimed::Void(because)) => return void(app, &approved, because).await,
-        Err(NotClaimed::Taken | NotClaimed::Halted | NotClaimed::Unrecorded) => return Ok(()),
+        Err(NotClaimed::Void(because)) => return void(app, &approved, because).await.map(unsent),
+        Err(NotClaimed::Taken | NotClaimed::Halted | NotClaimed::Unrecorded) => return Ok(None),
     };
-    let exchange = forward::forward(app, recorded).await;
-    record::outcome(app, exchange).await;
-    Ok(())
+    Ok(Some(
+        send(app, recorded, previewed.as_ref(), unchanged).await,
+    ))
+}
+
+/// Nothing was sent.
+fn unsent<T>((): ()) -> Option<T> {
+    None
+}
+
+/// Sends a call that was claimed, unless too long ago was looked whether what its approvers saw is still there, and it is not.
+async fn send(
+    app: &Arc<App>,
+    recorded: super::Recorded,
+    previewed: Option<&Option<Previewed>>,
+    unchanged: Option<Unchanged>,
+) -> Settled {
+    let differs = match unchanged {
+        Some(unchanged) if unchanged.is_stale() => {
+            let again = preview::unchanged(app, recorded.call(), previewed).await;
+            again.err()
+        }
+        _ => None,
+    };
+    let exchange = match differs {
+        None => forward::forward(app, recorded).await,
+        Some(differs) => forward::withheld(recorded, differs.after_claim()),
+    };
+    record::outcome(app, exchange).await
+}
+
+const UNRECORDED_LOOK: &str = "a look at what a call will touch could not be recorded";
+
+/// An approval as its call is held against it. `rebuild` has found its digest right.
+fn approved_as(approved: &Approved, id: Option<ApprovalId>) -> Option<ApprovedAs> {
+    let row = approved.approval.as_ref()?;
+    Some(ApprovedAs {
+        id: id?,
+        digest: row.digest.as_str().into(),
+    })
 }
 
 fn asks_for_more(tiers: &[String]) -> String {
@@ -171,8 +240,8 @@ pub async fn may_claim(app: &Arc<App>, id: &CallId) -> Result<Option<Held>, Refu
         .map_err(|error| away(&error, id))?
     {
         Err(because) => because,
-        Ok(call) => {
-            let held = Held::of(&call, approval_id);
+        Ok((call, _previewed)) => {
+            let held = Held::of(&call, approved_as(&approved, approval_id));
             let mut trail = record::Trail::resumed(&call);
             let earned = Earned::of(approved.tiers.iter().cloned());
             match authorize::authorize(app, call, &earned, &mut trail) {
@@ -234,18 +303,18 @@ fn taken_off(because: &str) -> Refusal {
 }
 
 /// Takes the call, through any number of lost connections. INVARIANT: only one task of this process is here for one
-/// call (`App::resuming`) and only one gateway serves a database, so a row that turns from `approved` to `executing`
-/// while we ask is our own claim.
+/// call (`App::resuming`), only one gateway serves a database, and one that has been superseded learns nothing more from it
+/// (`Recorder::is_healthy`), so a row that turns from `approved` to `executing` while we ask is our own claim.
 async fn claim(
     app: &Arc<App>,
     id: &CallId,
     mut permit: super::Permit,
-    approval: Option<ApprovalId>,
-    before: Option<Redacted>,
+    approval: Option<ApprovedAs>,
+    found: Found,
 ) -> Result<super::Recorded, NotClaimed> {
     let mut in_doubt = false;
     loop {
-        let (back, why) = match record::claim(app, permit, approval.clone(), before.clone()).await {
+        let (back, why) = match record::claim(app, permit, approval.clone(), found.clone()).await {
             Ok(recorded) => return Ok(recorded),
             Err(refused) => refused,
         };
@@ -262,7 +331,10 @@ async fn claim(
             match state(app, id).await.as_deref() {
                 None => {}
                 Some("approved") => break,
-                Some("executing") => return Ok(record::claimed_before(app, permit, approval)),
+                Some("executing") => {
+                    let id = approval.map(|approval| approval.id);
+                    return Ok(record::claimed_before(app, permit, id));
+                }
                 Some(_) => return Err(NotClaimed::Taken),
             }
         }
@@ -317,12 +389,13 @@ async fn void(app: &App, approved: &Approved, because: &str) -> Result<(), Store
     .map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 
-/// The call as it was parked, from what was sealed; or why it no longer is that call.
+/// The call as it was parked, with what its approvers saw of what it will touch, from what was sealed; or why it no longer is that
+/// call.
 async fn rebuild(
     app: &App,
     id: &CallId,
     approved: &Approved,
-) -> Result<Result<ToolCall, String>, StoreError> {
+) -> Result<Result<(ToolCall, Option<Previewed>), String>, StoreError> {
     let row = &approved.row;
     let Some(agent) = app.config.agents.get(row.agent.as_str()) else {
         return Ok(Err("its agent is no longer known".to_owned()));
@@ -360,8 +433,11 @@ async fn rebuild(
     let digest: Arc<str> = row.digest.as_str().into();
     let same = *contract::digest(app, &caller, tool, &arguments) == *digest
         || contract::older_digests(app, &caller, tool, &arguments).contains(&row.digest);
-    let approved_digest = approved.approval.as_ref().map(|approval| &*approval.digest);
-    if !same || approved_digest.is_some_and(|approved| approved != &*digest) {
+    let previewed = sealed.preview;
+    let is_approved = approved.approval.as_ref().is_none_or(|approval| {
+        preview::is_approval_digest(app, &approval.digest, &digest, previewed.as_ref())
+    });
+    if !same || !is_approved {
         return Ok(Err("its digest is not the one that was approved".to_owned()));
     }
     let redacted = app.redactor.redact(&tool.marks, &arguments);
@@ -369,7 +445,7 @@ async fn rebuild(
     let Ok(request) = contract::build(tool, &arguments, format) else {
         return Ok(Err("its arguments no longer fit the contract".to_owned()));
     };
-    Ok(Ok(ToolCall {
+    let call = ToolCall {
         id: id.clone(),
         surface: match sealed.surface.as_str() {
             "transparent" => Surface::Transparent,
@@ -388,5 +464,6 @@ async fn rebuild(
         prefer: Prefer::default(),
         traceparent: None,
         received_at: row.received_at,
-    }))
+    };
+    Ok(Ok((call, previewed)))
 }

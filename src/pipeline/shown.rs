@@ -6,7 +6,7 @@ use http::header;
 use serde_json::Value;
 
 use super::{
-    Surface, ToolCall,
+    ToolCall,
     forward::ApiAnswer,
     references::{self, Issued},
     seen::{NOT_OF_ANOTHER_BODY, is_json},
@@ -31,7 +31,7 @@ pub(super) struct Asker<'a> {
     pub tool: &'a Tool,
     /// The run in which references are good; none where it is not known, and values are masked instead.
     pub run: Option<&'a Run>,
-    /// The state before is for the records alone.
+    /// What the gateway reads by itself is for the records and for approvers.
     pub is_agent: bool,
 }
 
@@ -40,7 +40,7 @@ impl<'a> Asker<'a> {
         Self {
             tool: &call.tool,
             run: Some(&call.caller.run),
-            is_agent: call.surface != Surface::Before,
+            is_agent: !call.surface.is_own(),
         }
     }
 }

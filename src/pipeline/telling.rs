@@ -16,8 +16,10 @@ use crate::{
 
 /// What the caller gets: the call's own answer if it ends while they wait, else how it stands.
 pub(super) async fn reply(app: &App, call: &ToolCall, mut kept: Kept) -> Reply {
+    // A preference (RFC 7240): an agent that holds as many connections as it may is answered at once.
     if let Some(seconds) = call.prefer.wait_seconds
         && !kept.standing.is_over()
+        && let Some(_holding) = app.waiters.hold(&call.caller.agent.name)
     {
         kept = wait(app, kept, Duration::from_secs(seconds)).await;
     }
@@ -44,18 +46,18 @@ async fn wait(app: &App, mut kept: Kept, patience: Duration) -> Kept {
         tokio::pin!(notified);
         notified.as_mut().enable();
         // Looked at after enlisting, so that an end in between is not missed.
-        match look(app, &kept.call).await {
-            Some(now) => kept = now,
-            None => return kept,
-        }
-        if kept.standing.is_over() || tokio::time::timeout_at(deadline, notified).await.is_err() {
+        let looked = look(app, &kept.call).await;
+        let is_away = looked.is_none();
+        kept = looked.unwrap_or(kept);
+        let is_over = kept.standing.is_over() || is_away;
+        if is_over || tokio::time::timeout_at(deadline, notified).await.is_err() {
             app.waiters.forget(&kept.call, &waiting);
             return kept;
         }
     }
 }
 
-async fn look(app: &App, call: &CallId) -> Option<Kept> {
+pub(super) async fn look(app: &App, call: &CallId) -> Option<Kept> {
     let mut connection = app.pool.acquire().await.ok()?;
     let row = store::calls::find(&mut connection, call.as_str())
         .await

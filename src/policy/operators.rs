@@ -25,6 +25,8 @@ pub enum OperatorAction {
     Delegate,
     /// End what two others agreed on; one's own delegations everybody may end.
     RevokeDelegation,
+    /// Take back a standing permission; those who gave it may always.
+    RevokePermission,
     /// See the parked calls.
     ReadApprovals,
     /// See the audit entries.
@@ -37,11 +39,13 @@ pub enum OperatorAction {
     Redeliver,
     /// See the work list.
     ReadWork,
+    /// Read the metrics.
+    ReadMetrics,
 }
 
 impl OperatorAction {
     /// Every action.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Approve,
         Self::Deny,
         Self::Resolve,
@@ -50,12 +54,14 @@ impl OperatorAction {
         Self::Resume,
         Self::Delegate,
         Self::RevokeDelegation,
+        Self::RevokePermission,
         Self::ReadApprovals,
         Self::ReadAudit,
         Self::ReadKillSwitches,
         Self::ReadDeliveries,
         Self::Redeliver,
         Self::ReadWork,
+        Self::ReadMetrics,
     ];
 
     /// The id of the Cedar action. None contains a dot, which every tool's name does.
@@ -69,12 +75,14 @@ impl OperatorAction {
             Self::Resume => "resume",
             Self::Delegate => "delegate",
             Self::RevokeDelegation => "revoke_delegation",
+            Self::RevokePermission => "revoke_permission",
             Self::ReadApprovals => "read_approvals",
             Self::ReadAudit => "read_audit",
             Self::ReadKillSwitches => "read_kill_switches",
             Self::ReadDeliveries => "read_deliveries",
             Self::Redeliver => "redeliver",
             Self::ReadWork => "read_work",
+            Self::ReadMetrics => "read_metrics",
         }
     }
 }
@@ -91,7 +99,7 @@ pub enum OperatorResource<'a> {
 /// The `context` of an operator's action.
 #[derive(Debug, Clone, Copy)]
 pub enum OperatorContext<'a> {
-    /// For `approve`, `deny`, `resolve` and `take_over`: the call.
+    /// For `approve`, `deny`, `resolve`, `take_over` and `revoke_permission`: the call.
     Approval(ApprovalFacts<'a>),
     /// For `halt` and `resume`: the scope of the kill switch.
     KillSwitch {
@@ -205,10 +213,14 @@ fn operator_context(
 ) -> Result<Option<Context>, ContextError> {
     use OperatorAction::{
         Approve, Delegate, Deny, Halt, ReadApprovals, ReadAudit, ReadDeliveries, ReadKillSwitches,
-        ReadWork, Redeliver, Resolve, Resume, RevokeDelegation, TakeOver,
+        ReadMetrics, ReadWork, Redeliver, Resolve, Resume, RevokeDelegation, RevokePermission,
+        TakeOver,
     };
     let pairs: Vec<(&str, RestrictedExpression)> = match (action, context) {
-        (Approve | Deny | Resolve | TakeOver, OperatorContext::Approval(facts)) => vec![
+        (
+            Approve | Deny | Resolve | TakeOver | RevokePermission,
+            OperatorContext::Approval(facts),
+        ) => vec![
             ("agent", text(facts.agent)),
             ("owner", text(facts.owner)),
             ("triggered_by", text(facts.triggered_by)),
@@ -224,7 +236,8 @@ fn operator_context(
             vec![("from", text(from)), ("to", text(to))]
         }
         (
-            ReadApprovals | ReadAudit | ReadKillSwitches | ReadDeliveries | Redeliver | ReadWork,
+            ReadApprovals | ReadAudit | ReadKillSwitches | ReadDeliveries | Redeliver | ReadWork
+            | ReadMetrics,
             OperatorContext::Empty,
         ) => Vec::new(),
         _ => return Ok(None),

@@ -184,7 +184,7 @@ fn tool_action(tool: &ToolShape<'_>, plan: &RecordPlan) -> Value {
 fn operator_action(action: OperatorAction) -> Value {
     let (resource, context) = match action {
         OperatorAction::Approve | OperatorAction::Deny => ("Tier", json!({"type": "Approval"})),
-        OperatorAction::Resolve | OperatorAction::TakeOver => {
+        OperatorAction::Resolve | OperatorAction::TakeOver | OperatorAction::RevokePermission => {
             ("Gateway", json!({"type": "Approval"}))
         }
         OperatorAction::Halt | OperatorAction::Resume => (
@@ -200,7 +200,8 @@ fn operator_action(action: OperatorAction) -> Value {
         | OperatorAction::ReadKillSwitches
         | OperatorAction::ReadDeliveries
         | OperatorAction::Redeliver
-        | OperatorAction::ReadWork => ("Gateway", json!({"type": "Record", "attributes": {}})),
+        | OperatorAction::ReadWork
+        | OperatorAction::ReadMetrics => ("Gateway", json!({"type": "Record", "attributes": {}})),
     };
     json!({"appliesTo": {"principalTypes": ["Operator"], "resourceTypes": [resource], "context": context}})
 }

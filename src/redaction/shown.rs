@@ -325,6 +325,14 @@ mod tests {
             ["pii", "secret"],
             "what was seen is told"
         );
+        let mut seen = json!({"note": "planted@example.org", "list": ["planted@example.org", "x"], "more": "to planted@example.org"});
+        View::new(rules(ClassRule::Pass, ClassRule::Pass, ClassRule::Drop))
+            .apply(&Marks::default(), &mut seen);
+        assert_eq!(
+            seen,
+            json!({"list": ["x"], "more": "to ****@example.org"}),
+            "what is found is left out where it is the whole value"
+        );
         let mut given = Vec::new();
         let mut refer = |class: &str, value: &Value| {
             given.push(format!("{class} {value}"));

@@ -19,6 +19,7 @@ use crate::{
         self, StoreError,
         work::{Filter, WorkRow},
     },
+    visible,
 };
 
 /// Rows read at a time, and pages at most: a list of half a million items is no list that people work off.
@@ -146,10 +147,10 @@ pub async fn real_arguments(
     let mut found = Vec::new();
     let mut classes = Map::new();
     for row in rows {
-        let contract = rules
-            .catalog
-            .iter()
-            .find(|contract| Some(&*contract.name) == row.tool.as_deref());
+        let contract = row
+            .tool
+            .as_deref()
+            .and_then(|name| rules.catalog.tool(name));
         let kept = store::calls::find(connection, &row.call_id).await?;
         let (Some(contract), Some(sealed)) = (contract, kept.and_then(|kept| kept.sealed)) else {
             continue;
@@ -157,7 +158,8 @@ pub async fn real_arguments(
         let tiers = store::work::tiers_of(connection, &row.call_id).await?;
         let marks = Marks::of(&contract.input);
         let kept = (row.call_id.as_str(), sealed.as_slice());
-        let Some(opened) = shown::opened((setting, keyring), &marks, operator, kept, &tiers) else {
+        let marks = (&marks, None);
+        let Some(opened) = shown::opened((setting, keyring), marks, operator, kept, &tiers) else {
             continue;
         };
         if !opened.seen.is_empty() {
@@ -184,7 +186,7 @@ pub async fn real_arguments(
     Ok(found)
 }
 
-/// An item of the work list: a call whose answer was lost, or one that people do by hand.
+/// An item of the work list, as people read it: a call whose answer was lost, or one that people do by hand.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkItem {
@@ -255,16 +257,25 @@ pub struct WorkItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub arguments: Option<Value>,
+    /// What the call will touch, as those saw it who approved it; beside the arguments, where there was a preview.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub preview: Option<Value>,
 }
 
 impl WorkItem {
-    /// Without real arguments.
+    /// Without real arguments. Nothing in it hides, whatever an agent, an API or an operator wrote.
     pub fn of(row: &WorkRow) -> Self {
         let parsed = |text: &Option<String>| -> Value {
-            text.as_deref()
-                .and_then(|text| serde_json::from_str(text).ok())
-                .unwrap_or(Value::Null)
+            let parsed = text
+                .as_deref()
+                .and_then(|text| serde_json::from_str(text).ok());
+            let mut value = parsed.unwrap_or(Value::Null);
+            visible::document(&mut value);
+            value
         };
+        let text = |text: String| visible::text(&text).into_owned();
+        let words = |words: Option<String>| words.map(text);
         let row = row.clone();
         Self {
             recorded_arguments: parsed(&row.arguments),
@@ -272,30 +283,31 @@ impl WorkItem {
             work: row.call_id.clone(),
             call: row.call_id,
             kind: row.kind,
-            because: row.because,
+            because: text(row.because),
             state: row.state,
             run: row.run_id,
-            agent: row.agent,
-            api: row.api,
-            tool: row.tool,
+            agent: words(row.agent),
+            api: words(row.api),
+            tool: words(row.tool),
             consequence: row.consequence,
             kill_switch: row.kill_switch_id,
-            triggered_by: row.triggered_by,
-            purpose: row.purpose,
-            agent_words: row.agent_words,
+            triggered_by: words(row.triggered_by),
+            purpose: words(row.purpose),
+            agent_words: words(row.agent_words),
             digest: row.digest,
             received_at: row.received_at,
             listed_at: row.listed_at,
-            claimed_by: row.claimed_by,
+            claimed_by: words(row.claimed_by),
             claimed_at: row.claimed_at,
             lease_until: row.lease_until,
             found: row.found,
             status: row.status,
-            evidence: row.evidence,
-            note: row.note,
-            resolved_by: row.resolved_by,
+            evidence: words(row.evidence),
+            note: words(row.note),
+            resolved_by: words(row.resolved_by),
             resolved_at: row.resolved_at,
             arguments: None,
+            preview: None,
         }
     }
 

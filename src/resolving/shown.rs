@@ -16,21 +16,24 @@ use crate::{
     redaction::{Marks, View},
     secrets::Keyring,
     store::{self, work::WorkRow},
+    visible,
 };
 
 /// What was sealed of a call, as one operator sees it.
 #[derive(Debug)]
 pub struct Opened {
-    /// The arguments.
+    /// The arguments, with nothing hidden in them.
     pub arguments: Value,
+    /// What the call will touch, as those saw it who approved it.
+    pub preview: Option<Value>,
     /// The classes of sensitive values among them that are seen in clear.
     pub seen: BTreeSet<String>,
 }
 
-/// Opens what was sealed of a call that waited in `tiers`. None where no secret of the config opens it.
+/// Opens what was sealed of a call that waited in `tiers`, by the marks of its arguments and of what was read for its preview. None where no secret of the config opens it.
 pub(super) fn opened(
     (setting, keyring): (Setting<'_>, &Keyring),
-    marks: &Marks,
+    (marks, of_preview): (&Marks, Option<&Marks>),
     operator: &str,
     (call, sealed): (&str, &[u8]),
     tiers: &[String],
@@ -40,8 +43,15 @@ pub(super) fn opened(
     let mut arguments = Value::Object(sealed.arguments);
     let mut view = View::new(rules_for(setting, operator, tiers));
     view.apply(marks, &mut arguments);
+    visible::document(&mut arguments);
+    let preview = sealed.preview.map(|preview| {
+        let mut shown = preview.shown(of_preview, &mut view);
+        visible::document(&mut shown);
+        shown
+    });
     Some(Opened {
         arguments,
+        preview,
         seen: view.passed,
     })
 }
@@ -87,7 +97,7 @@ pub async fn real_arguments(
     call: &CallId,
     row: &WorkRow,
     operator: &Arc<str>,
-) -> Result<Option<Value>, Refusal> {
+) -> Result<Option<Opened>, Refusal> {
     let has_it = row.state == "claimed" && row.claimed_by.as_deref() == Some(&**operator);
     if !has_it || row.kind != "manual" {
         return Ok(None);
@@ -104,9 +114,12 @@ pub async fn real_arguments(
     let (Some(sealed), Some(tool)) = (sealed, tool) else {
         return Ok(None);
     };
+    let reading = tool.contract.preview.as_ref();
+    let reading = reading.and_then(|preview| app.tools.get(&preview.reading.tool));
+    let of_preview = reading.map(|tool| &tool.output_marks);
     let opened = opened(
         (app.setting(), &app.keyring),
-        &tool.marks,
+        (&tool.marks, of_preview),
         operator,
         (call.as_str(), &sealed),
         &tiers,
@@ -122,5 +135,5 @@ pub async fn real_arguments(
         .commit(seen)
         .await
         .map_err(|_unrecorded| Refusal::record_unavailable())?;
-    Ok(Some(opened.arguments))
+    Ok(Some(opened))
 }

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use super::{StoreError, composition::NewTier};
 use crate::{
     clock::Timestamp,
-    ids::{ApprovalId, CallId},
+    ids::{ApprovalId, CallId, PermissionId},
 };
 
 mod pages;
@@ -35,6 +35,10 @@ pub struct ApprovalRow {
     pub expires_at: Timestamp,
     pub frozen_at: Option<Timestamp>,
     pub decided_at: Option<Timestamp>,
+    /// The head of the line that this one waits in or was decided in; none for a head.
+    pub attached_to: Option<String>,
+    /// The standing permission that approved it.
+    pub permission_id: Option<String>,
     /// The database's own word on whether the time is over: to decide, and once approved, to send. For that there is as long again
     /// from the approval on, so that what was approved in the last moment is sent.
     pub overdue: bool,
@@ -57,6 +61,7 @@ pub struct NewApproval<'a> {
     pub consequence: &'a str,
     pub digest: &'a str,
     pub policies: &'a [String],
+    pub same_as: &'a str,
     pub expires_in_seconds: f64,
     pub tiers: &'a [NewTier],
 }
@@ -72,8 +77,8 @@ pub async fn add(
 ) -> Result<Timestamp, StoreError> {
     let expires_at = sqlx::query_scalar!(
         "INSERT INTO toolgate.approvals (approval_id, call_id, run_id, agent, owner, triggered_by, api, tool,
-                                         consequence, digest, policies, state, expires_at, frozen_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', now() + make_interval(secs => $12),
+                                         consequence, digest, policies, same_as, state, expires_at, frozen_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $13, 'pending', now() + make_interval(secs => $12),
                  (SELECT now() FROM toolgate.kill_switches AS k
                   WHERE k.released_at IS NULL
                     AND CASE k.kind WHEN 'everything' THEN true WHEN 'api' THEN k.target = $7
@@ -93,7 +98,8 @@ pub async fn add(
         new.consequence,
         new.digest,
         new.policies,
-        new.expires_in_seconds
+        new.expires_in_seconds,
+        new.same_as
     )
     .fetch_one(&mut *connection)
     .await?;
@@ -136,7 +142,7 @@ pub async fn find(
         ApprovalRow,
         r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
                   state, created_at, expires_at, frozen_at, decided_at,
-                  (state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
+                  attached_to, permission_id, (state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
            FROM toolgate.approvals WHERE approval_id = $1"#,
         id
     )
@@ -163,7 +169,7 @@ pub async fn lock(
 }
 
 /// Turns a pending approval whose time is not over into an approved one, and its call with it. False when it is
-/// not pending (any more), frozen (unless `may_be_frozen`) or overdue. The time that a clock stood still is added to what is left.
+/// not pending (any more), frozen (unless `may_be_frozen`) or overdue. `permission` is the standing permission that approves it. The time that a clock stood still is added to what is left.
 ///
 /// # Errors
 /// When the database is away.
@@ -172,15 +178,17 @@ pub async fn approve(
     id: &str,
     call_id: &str,
     may_be_frozen: bool,
+    permission: Option<&PermissionId>,
 ) -> Result<bool, StoreError> {
     let approved = sqlx::query!(
         "UPDATE toolgate.approvals
-         SET state = 'approved', decided_at = now(), frozen_at = NULL,
+         SET state = 'approved', decided_at = now(), frozen_at = NULL, permission_id = $3,
              expires_at = expires_at + COALESCE(greatest(now(), frozen_at) - frozen_at, interval '0')
          WHERE approval_id = $1 AND state = 'pending'
            AND CASE WHEN frozen_at IS NULL THEN expires_at > now() ELSE $2 END",
         id,
-        may_be_frozen
+        may_be_frozen,
+        permission.map(PermissionId::as_str)
     )
     .execute(&mut *connection)
     .await?;
@@ -210,7 +218,7 @@ pub async fn overdue(connection: &mut PgConnection) -> Result<Vec<ApprovalRow>, 
     let rows = sqlx::query_as!(
         ApprovalRow,
         r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
-                  state, created_at, expires_at, frozen_at, decided_at, true AS "overdue!"
+                  state, created_at, expires_at, frozen_at, decided_at, attached_to, permission_id, true AS "overdue!"
            FROM toolgate.approvals
            WHERE state = 'pending' AND frozen_at IS NULL AND expires_at <= now()
            ORDER BY expires_at LIMIT 500"#

@@ -214,13 +214,20 @@ pub async fn finish(connection: &mut PgConnection, ending: &Ending) -> Result<bo
     Ok(true)
 }
 
-/// Calls that are approved and not yet begun, oldest first: what a start, a resume or the worker must execute.
+/// Calls that are approved and not yet begun, at most `limit` of them, by their ids after `after`: what a start, a resume or the
+/// worker must look at.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn approved(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+pub async fn approved(
+    connection: &mut PgConnection,
+    after: &str,
+    limit: i64,
+) -> Result<Vec<String>, StoreError> {
     let found = sqlx::query_scalar!(
-        "SELECT call_id FROM toolgate.calls WHERE state = 'approved' ORDER BY call_id LIMIT 1000"
+        "SELECT call_id FROM toolgate.calls WHERE state = 'approved' AND call_id > $1 ORDER BY call_id LIMIT $2",
+        after,
+        limit
     )
     .fetch_all(connection)
     .await?;

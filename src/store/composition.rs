@@ -220,10 +220,14 @@ pub struct VoteRow {
     /// Those of the delegations it rests on that were revoked.
     pub revoked: Vec<String>,
     pub reason: String,
+    /// For how many identical calls more it was given …
+    pub next_calls: Option<i32>,
+    /// … and for how many seconds.
+    pub next_seconds: Option<i32>,
     pub voted_at: Timestamp,
 }
 
-/// The votes on approvals, by approval, oldest first.
+/// The votes on approvals, by approval, oldest first: of one that a standing permission approved, the votes that gave that.
 ///
 /// # Errors
 /// When the database is away.
@@ -233,11 +237,14 @@ pub async fn votes(
 ) -> Result<Vec<VoteRow>, StoreError> {
     let rows = sqlx::query_as!(
         VoteRow,
-        r#"SELECT approval_id, operator, COALESCE(authority, operator) AS "authority!", vote, tiers,
-                  seats AS "seats: Json<Vec<Seat>>", reason, voted_at,
+        r#"SELECT a.approval_id, v.operator, COALESCE(v.authority, v.operator) AS "authority!", v.vote, v.tiers,
+                  v.seats AS "seats: Json<Vec<Seat>>", v.reason, v.next_calls, v.next_seconds, v.voted_at,
                   ARRAY(SELECT d.delegation_id FROM toolgate.delegations AS d
                         WHERE d.delegation_id = ANY (v.delegations) AND d.revoked_at IS NOT NULL) AS "revoked!"
-           FROM toolgate.votes AS v WHERE approval_id = ANY ($1) ORDER BY approval_id, voted_at, operator"#,
+           FROM toolgate.approvals AS a
+           LEFT JOIN toolgate.standing_permissions AS p ON p.permission_id = a.permission_id
+           JOIN toolgate.votes AS v ON v.approval_id = COALESCE(p.approval_id, a.approval_id)
+           WHERE a.approval_id = ANY ($1) ORDER BY a.approval_id, v.voted_at, v.operator"#,
         approvals
     )
     .fetch_all(connection)
@@ -261,6 +268,9 @@ pub struct NewVote<'a> {
     pub delegations: &'a [String],
     pub digest: &'a str,
     pub reason: &'a str,
+    pub calls: i32,
+    pub next_calls: Option<i32>,
+    pub next_seconds: Option<i32>,
 }
 
 /// Adds a vote. False when this person has voted already.
@@ -272,8 +282,9 @@ pub async fn add_vote(
     vote: &NewVote<'_>,
 ) -> Result<bool, StoreError> {
     let added = sqlx::query!(
-        "INSERT INTO toolgate.votes (approval_id, operator, authority, vote, tiers, seats, delegations, digest, reason)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (approval_id, operator) DO NOTHING",
+        "INSERT INTO toolgate.votes (approval_id, operator, authority, vote, tiers, seats, delegations, digest, reason,
+                                     calls, next_calls, next_seconds)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (approval_id, operator) DO NOTHING",
         vote.approval_id,
         vote.operator,
         vote.authority,
@@ -282,7 +293,10 @@ pub async fn add_vote(
         Json(vote.seats) as _,
         vote.delegations,
         vote.digest,
-        vote.reason
+        vote.reason,
+        vote.calls,
+        vote.next_calls,
+        vote.next_seconds
     )
     .execute(connection)
     .await?;
@@ -300,6 +314,8 @@ pub struct BehindRow {
     pub sealed: Option<Vec<u8>>,
     pub explanation: Option<String>,
     pub purpose: String,
+    /// The digest of the policies that parked it.
+    pub policy_digest: Option<String>,
 }
 
 /// The calls behind approvals, with what their runs are for.
@@ -312,8 +328,10 @@ pub async fn behind(
 ) -> Result<Vec<BehindRow>, StoreError> {
     let rows = sqlx::query_as!(
         BehindRow,
-        "SELECT c.call_id, c.sealed, c.explanation, r.purpose
-         FROM toolgate.calls AS c JOIN toolgate.runs AS r USING (run_id) WHERE c.call_id = ANY ($1)",
+        r#"SELECT c.call_id, c.sealed, c.explanation, r.purpose,
+                  (SELECT policy_digest FROM audit.entries AS e
+                   WHERE e.call_id = c.call_id AND e.kind = 'parked' AND e.recorded_at >= c.received_at LIMIT 1) AS policy_digest
+           FROM toolgate.calls AS c JOIN toolgate.runs AS r USING (run_id) WHERE c.call_id = ANY ($1)"#,
         calls
     )
     .fetch_all(connection)
@@ -328,6 +346,8 @@ pub struct Claim<'a> {
     pub call: &'a CallId,
     /// The digest over it as it would be sent.
     pub digest: &'a str,
+    /// The digest that people approved: the same, but for a call with a preview.
+    pub approved_digest: &'a str,
     /// The contract that would be applied.
     pub contract_digest: &'a str,
     /// Its API, by which a kill switch covers it. So do the next four.
@@ -358,7 +378,7 @@ pub async fn claim(connection: &mut PgConnection, claim: &Claim<'_>) -> Result<b
            AND NOT EXISTS (
                SELECT FROM toolgate.approvals AS a
                WHERE a.call_id = c.call_id
-                 AND (a.state <> 'approved' OR a.digest <> $2 OR GREATEST(a.expires_at, a.decided_at + (a.expires_at - a.created_at)) <= now()))
+                 AND (a.state <> 'approved' OR a.digest <> $9 OR GREATEST(a.expires_at, a.decided_at + (a.expires_at - a.created_at)) <= now()))
            AND NOT EXISTS (
                SELECT FROM toolgate.work AS w WHERE w.call_id = c.call_id AND w.state IN ('claimed', 'resolved'))
            AND NOT EXISTS (
@@ -375,7 +395,8 @@ pub async fn claim(connection: &mut PgConnection, claim: &Claim<'_>) -> Result<b
         claim.tool,
         claim.consequence,
         claim.agent,
-        claim.run
+        claim.run,
+        claim.approved_digest
     )
     .execute(&mut *connection)
     .await?;
@@ -402,7 +423,7 @@ pub async fn may_be_done(
            AND NOT EXISTS (
                SELECT FROM toolgate.approvals AS a
                WHERE a.call_id = c.call_id
-                 AND (a.state <> 'approved' OR a.digest <> $2 OR GREATEST(a.expires_at, a.decided_at + (a.expires_at - a.created_at)) <= now()))
+                 AND (a.state <> 'approved' OR a.digest <> $10 OR GREATEST(a.expires_at, a.decided_at + (a.expires_at - a.created_at)) <= now()))
            AND NOT EXISTS (
                SELECT FROM toolgate.kill_switches AS k
                WHERE k.released_at IS NULL AND (NOT $9 OR k.kind IN ('agent', 'run'))
@@ -419,7 +440,8 @@ pub async fn may_be_done(
         claim.consequence,
         claim.agent,
         claim.run,
-        while_halted
+        while_halted,
+        claim.approved_digest
     )
     .fetch_optional(connection)
     .await?;

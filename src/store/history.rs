@@ -65,7 +65,8 @@ pub async fn run(
                    UNION ALL
                    SELECT v.recorded_at, 4, 'approval_vote', jsonb_build_object(
                               'call_id', v.call_id, 'approval_id', v.approval_id, 'tool', v.tool, 'operator', v.operator,
-                              'vote', v.detail ->> 'vote', 'reason', v.words, 'digest', v.arguments_digest)
+                              'on_authority_of', COALESCE(v.detail ->> 'for', v.operator), 'vote', v.detail ->> 'vote',
+                              'reason', v.words, 'digest', v.arguments_digest)
                    FROM audit.entries AS v WHERE v.run_id = $1 AND v.kind = 'approval_vote'
                    UNION ALL
                    SELECT happened.at, happened.place, happened.what, to_jsonb(h)
@@ -106,7 +107,7 @@ pub async fn approval(
                             WHERE kind = 'approval_viewed' AND recorded_at >= a.parked_at
                               AND detail -> 'approvals' ? a.approval_id),
                'refused', (SELECT jsonb_agg(jsonb_build_object('operator', operator, 'at', recorded_at, 'reasons', reasons,
-                                                               'action', detail ->> 'action')
+                                                               'action', COALESCE(detail ->> 'action', detail ->> 'request'))
                                             ORDER BY recorded_at, instance_id, seq)
                            FROM audit.entries
                            WHERE kind = 'operator_refused' AND recorded_at >= a.parked_at AND approval_id = a.approval_id)

@@ -23,6 +23,7 @@ struct Idle {
 pub(super) struct Pool {
     idle: Mutex<VecDeque<Idle>>,
     permits: Arc<Semaphore>,
+    limit: usize,
     idle_timeout: Duration,
     max_idle: usize,
 }
@@ -39,6 +40,7 @@ impl Pool {
         Self {
             idle: Mutex::new(VecDeque::new()),
             permits: Arc::new(Semaphore::new(permits)),
+            limit: permits,
             idle_timeout,
             max_idle: max_idle.min(permits),
         }
@@ -67,6 +69,11 @@ impl Pool {
         };
         // Closing sockets takes system calls: not under the lock.
         drop(stale);
+    }
+
+    /// How many connections are in use or being opened.
+    pub(super) fn used_count(&self) -> usize {
+        self.limit.saturating_sub(self.permits.available_permits())
     }
 
     /// How many connections wait.

@@ -292,6 +292,8 @@ async fn one_agent_cannot_fill_the_queue_of_all() {
         assert!(answer.header("retry-after").parse::<u32>().unwrap() > 0);
         assert_eq!(answer.body["executed"], false);
     }
+    let refused = "kind = 'refusal' AND reasons = '{rate_limited}' AND agent = 'support-bot' AND NOT coalesce(executed, false)";
+    assert_eq!(world.entries(refused).await, 7, "each is told");
     // What waits already is found again, and what need not wait goes on.
     world.parked(None, 20_000).await;
     send(world.refund(None, 700)).await.expect(201);

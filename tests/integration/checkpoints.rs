@@ -39,7 +39,7 @@ pub fn checkpoints(database: &str) -> PathBuf {
     home(database).join("checkpoints")
 }
 
-fn vkey(database: &str) -> VerifierKey {
+pub fn vkey(database: &str) -> VerifierKey {
     let path = signing::public(&key_file(database));
     std::fs::read_to_string(path)
         .unwrap()
@@ -49,14 +49,14 @@ fn vkey(database: &str) -> VerifierKey {
 }
 
 /// The notes that were kept, in order.
-fn notes(database: &str) -> Vec<String> {
+pub fn notes(database: &str) -> Vec<String> {
     let file = std::fs::read(checkpoints(database)).unwrap();
     toolgate::checkpoint::notes(file.as_slice())
         .map(|split| String::from_utf8(split.unwrap().bytes).unwrap())
         .collect()
 }
 
-fn parsed(note: &str) -> Checkpoint {
+pub fn parsed(note: &str) -> Checkpoint {
     Checkpoint::parse(Note::parse(note.as_bytes()).unwrap().text()).unwrap()
 }
 
@@ -449,6 +449,15 @@ async fn forged_checkpoints_are_refused_by_name() {
             }
             .signed(&real),
             Problem::BeyondEnd,
+        ),
+        (
+            "no entry at all",
+            Checkpoint {
+                size: 0,
+                ..one.clone()
+            }
+            .signed(&real),
+            Problem::Malformed,
         ),
         (
             "sizes and roots exchanged",

@@ -188,7 +188,8 @@ async fn a_maker_decides_neither_for_nor_through_anybody() {
 async fn a_delegation_lends_what_one_holds_until_it_ends() {
     let operators = "  tia: { roles: [auditor] }\n  tom: { roles: [auditor] }\n";
     let world = start(setup(TIER, operators), &["tia", "tom"]).await;
-    let (_, approval) = world.parked(None, 25_000).await;
+    let run = world.run().await;
+    let (call, approval) = world.parked(Some(&run), 25_000).await;
     world
         .decide("tia", &approval, "approve")
         .await
@@ -245,6 +246,27 @@ async fn a_delegation_lends_what_one_holds_until_it_ends() {
     assert_eq!(voted[0].get::<String, _>(0), "tia");
     assert_eq!(voted[0].get::<String, _>(1), "ada");
     assert!(voted[0].get::<String, _>(2).contains(&id));
+    // Wherever votes are shown, it stands there on whose right.
+    for view in ["audit.approvals", "audit.calls"] {
+        let rows = world
+            .audit(&format!(
+                "SELECT votes FROM {view} WHERE approval_id = '{approval}'"
+            ))
+            .await;
+        let votes: Value = rows[0].get(0);
+        assert_eq!(
+            (&votes[0]["operator"], &votes[0]["on_authority_of"]),
+            (&json!("tia"), &json!("ada")),
+            "{view}"
+        );
+    }
+    for (thing, id) in [("approval", &approval), ("call", &call), ("run", &run)] {
+        let told = crate::stories::told(&world, &[thing, id]);
+        assert!(
+            told.contains("tia, on the right of ada, approved"),
+            "{told}"
+        );
+    }
     // Somebody else's business, which tom may not end; the delegate gives it back.
     revoke(&world, "tom", &id)
         .await

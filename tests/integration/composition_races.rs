@@ -207,13 +207,16 @@ async fn approve_elsewhere(
         delegations: &[],
         digest: &row.digest,
         reason: "elsewhere",
+        calls: 1,
+        next_calls: None,
+        next_seconds: None,
     };
     assert!(
         store::composition::add_vote(&mut transaction, &vote)
             .await
             .unwrap()
     );
-    let approved = store::approvals::approve(&mut transaction, approval, call, false)
+    let approved = store::approvals::approve(&mut transaction, approval, call, false, None)
         .await
         .unwrap();
     transaction.commit().await.unwrap();
@@ -289,6 +292,7 @@ async fn transactions_that_share_only_the_rows_make_one_transition_and_one_claim
                 let claim = Claim {
                     call,
                     digest: &row.digest,
+                    approved_digest: &row.digest,
                     contract_digest: &row.contract_digest,
                     api: "desk",
                     tool: &row.tool,

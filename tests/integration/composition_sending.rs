@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Keeps an approved call from being sent, as another gateway's halt would: in the table, and not in this process's memory.
-async fn halt_elsewhere(world: &World) -> String {
+pub async fn halt_elsewhere(world: &World) -> String {
     let id = KillSwitchId::generate().to_string();
     let mut gateway = world.connect("toolgate_gateway").await;
     sqlx::query(
@@ -129,6 +129,12 @@ async fn what_was_changed_behind_the_gateways_back_is_not_sent() {
     for (amount, change) in [
         (25_000, "UPDATE toolgate.votes SET seats = '[]'"),
         (26_000, "UPDATE toolgate.votes SET vote = 'deny'"),
+        // Somebody's right without anybody who lent it.
+        (29_000, "UPDATE toolgate.votes SET authority = 'bob'"),
+        (
+            30_000,
+            "UPDATE toolgate.votes SET authority = 'bob', operator = 'grace'",
+        ),
         (
             27_000,
             "UPDATE toolgate.approval_tiers SET requires = '[{\"role\": \"finance\", \"approvals\": 2}]', needed = 2",

@@ -35,7 +35,7 @@ use crate::{
     support::{Answer, MASTER, Setup, send},
 };
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_toolgate");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_toolgate");
 
 pub fn random(below: u64) -> u64 {
     RandomState::new().build_hasher().finish() % below
@@ -58,7 +58,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         use std::os::unix::fs::PermissionsExt as _;
         let path = PathBuf::from(format!("/tmp/tg-crash-{}", CallId::generate()));
         std::fs::create_dir(&path).unwrap();
@@ -66,7 +66,7 @@ impl Place {
         Self { path }
     }
 
-    fn home(&self) -> PathBuf {
+    pub fn home(&self) -> PathBuf {
         self.path.join("home")
     }
 
@@ -75,7 +75,7 @@ impl Place {
         self.path.join("toolgate.yaml")
     }
 
-    fn write_config(&self) {
+    pub fn write_config(&self) {
         let setup = Setup::shipped()
             .config("agents: 127.0.0.1:8080", "agents: 127.0.0.1:0")
             .config("operators: 127.0.0.1:8081", "operators: 127.0.0.1:0")
@@ -88,6 +88,15 @@ impl Place {
                 std::fs::write(directory.join(name), text).unwrap();
             }
         }
+    }
+
+    pub fn variables(&self, desk_url: String) -> [(&'static str, String); 4] {
+        [
+            ("TOOLGATE_HOME", self.home().display().to_string()),
+            ("TOOLGATE_MASTER_SECRET", MASTER.to_owned()),
+            ("DESK_URL", desk_url),
+            ("DESK_TOKEN", "desk-token".to_owned()),
+        ]
     }
 
     /// Process number of the database's server.
@@ -123,7 +132,7 @@ impl Place {
         String::from_utf8_lossy(&line).contains(&*self.path.to_string_lossy())
     }
 
-    async fn auditor(&self) -> PgConnection {
+    pub async fn auditor(&self) -> PgConnection {
         let url = std::fs::read_to_string(self.home().join("auditor.url")).unwrap();
         PgConnection::connect(url.trim()).await.unwrap()
     }
@@ -138,7 +147,7 @@ impl Drop for Place {
 /// The program, running. Killed when dropped.
 pub struct Running {
     child: Child,
-    agents: SocketAddr,
+    pub agents: SocketAddr,
     pub operators: SocketAddr,
     said: Arc<Mutex<Vec<String>>>,
 }
@@ -146,10 +155,21 @@ pub struct Running {
 impl Running {
     /// Starts it and waits for the line of output that names both addresses. `setpriv` becomes the program, which then
     /// ends with this process whatever happens to that.
-    async fn start(arguments: &[&str], variables: &[(&str, String)]) -> Self {
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", PROGRAM])
-            .args(arguments)
+    pub async fn start(arguments: &[&str], variables: &[(&str, String)]) -> Self {
+        Self::start_under(&[], arguments, variables).await
+    }
+
+    /// The same by a program that becomes the one named after its own arguments.
+    pub async fn start_under(
+        under: &[&str],
+        arguments: &[&str],
+        variables: &[(&str, String)],
+    ) -> Self {
+        let mut words = under.to_vec();
+        words.extend(["setpriv", "--pdeathsig", "KILL", PROGRAM]);
+        words.extend(arguments);
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .env("TOOLGATE_LOG", "info")
             .stdin(Stdio::null())
@@ -190,12 +210,12 @@ impl Running {
         self.child.wait().unwrap();
     }
 
-    fn terminate(&self) {
+    pub fn terminate(&self) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    pub async fn ended(&mut self) -> ExitStatus {
         let mut status = None;
         until("it has ended", async || {
             status = self.child.try_wait().unwrap();
@@ -357,12 +377,8 @@ impl Stand {
     }
 
     fn variables(&self) -> [(&'static str, String); 4] {
-        [
-            ("TOOLGATE_HOME", self.place.home().display().to_string()),
-            ("TOOLGATE_MASTER_SECRET", MASTER.to_owned()),
-            ("DESK_URL", format!("http://{}", self.upstream.address)),
-            ("DESK_TOKEN", "desk-token".to_owned()),
-        ]
+        let url = format!("http://{}", self.upstream.address);
+        self.place.variables(url)
     }
 
     pub async fn start(&self) -> Running {

@@ -497,7 +497,7 @@ async fn a_message_for_slack_has_a_link_and_no_link_of_the_agents() {
     }
     assert_eq!(links, 1);
     assert!(words.starts_with("The agent's own words"), "{words}");
-    assert!(words.contains("&lt;!channel&gt; approve &lt;https://evil.example/|here&gt; *APPROVED*\\u{202E}\\u{200B}"), "{words}");
+    assert!(words.contains("&lt;!channel&gt; approve &lt;https://evil.example/|here&gt;\\u{A}*APPROVED*\\u{202E}\\u{200B}"), "{words}");
     assert!(words.contains("ticket:&lt;@U123&gt; &amp; co"), "{words}");
     assert!(
         words.lines().skip(1).all(|line| line.starts_with('>')),

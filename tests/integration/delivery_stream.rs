@@ -310,7 +310,14 @@ async fn a_stream_ends_when_its_key_expires() {
 /// Opens a stream and reads nothing of it, so that what is sent piles up.
 #[tokio::test]
 async fn whoever_does_not_read_is_dropped() {
-    let world = World::shipped().await;
+    // Long before the connection itself would be given up.
+    let world = Setup::shipped()
+        .config(
+            "\nagents:",
+            "\nlimits:\n  client_write_timeout_ms: 600000\nagents:",
+        )
+        .start()
+        .await;
     let mut lazy = tokio::net::TcpStream::connect(world.gateway.operators)
         .await
         .unwrap();

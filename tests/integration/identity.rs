@@ -29,8 +29,10 @@ const AGENT_ROUTES: [(&str, &str); 8] = [
 ];
 
 /// Routes that ask for an operator's key.
-const OPERATOR_ROUTES: [(&str, &str); 25] = [
+const OPERATOR_ROUTES: [(&str, &str); 30] = [
     ("GET", "/v1/approvals"),
+    ("GET", "/v1/approvals/statistics"),
+    ("GET", "/metrics"),
     ("GET", "/v1/approvals/stream"),
     ("GET", "/v1/approvals/{approval}"),
     ("POST", "/v1/approvals/{approval}/approve"),
@@ -38,6 +40,9 @@ const OPERATOR_ROUTES: [(&str, &str); 25] = [
     ("GET", "/v1/delegations"),
     ("POST", "/v1/delegations"),
     ("DELETE", "/v1/delegations/{delegation}"),
+    ("GET", "/v1/permissions"),
+    ("GET", "/v1/permissions/{permission}"),
+    ("DELETE", "/v1/permissions/{permission}"),
     ("GET", "/v1/deliveries"),
     ("POST", "/v1/deliveries/{delivery}/redeliver"),
     ("GET", "/v1/destinations"),

@@ -144,7 +144,7 @@ async fn old() -> Old {
         second.write(&mut owner, month(ago), calls()).await;
     }
     for (instance, at) in [(&first, month(9)), (&second, month(7))] {
-        sqlx::query("INSERT INTO toolgate.instances VALUES ($1, $2, $2)")
+        sqlx::query("INSERT INTO toolgate.instances (instance_id, started_at, settled_until, ended_at) VALUES ($1, $2, $2, now())")
             .bind(instance.instance.as_str())
             .bind(at.begins())
             .execute(&mut owner)
@@ -246,13 +246,13 @@ impl Old {
 }
 
 impl Old {
-    /// Moves the one record of a drop, which is a chain of its own, into a month.
+    /// Moves the last record of a drop, which is a chain of its own, into a month.
     pub async fn date_back(&self, to: Month) {
         use futures::TryStreamExt as _;
         let mut owner = self.owner().await;
         let at = to.begins() + TimeDelta::days(2);
         let by: String = sqlx::query_scalar(
-            "SELECT instance_id FROM audit.entries WHERE kind = 'partition_dropped'",
+            "SELECT instance_id FROM audit.entries WHERE kind = 'partition_dropped' ORDER BY recorded_at DESC LIMIT 1",
         )
         .fetch_one(&mut owner)
         .await

@@ -338,6 +338,21 @@ async fn a_key_that_nothing_proved_stays_so_when_its_month_is_dropped() {
 }
 
 /// The record of a drop goes with its own month: trees and keys are told again.
+/// The change of the key stands in no entry any more, nor the record that told of it: only what that told is told again.
+#[tokio::test]
+async fn a_key_outlives_the_record_that_told_of_its_change() {
+    let log = log(true).await;
+    let scratch = Scratch::new();
+    log.drop(9, &scratch).await;
+    log.drop(8, &scratch).await;
+    log.old.date_back(month(7)).await;
+    log.drop(7, &scratch).await;
+    let report = log.check().await;
+    right(&report);
+    assert_eq!(report.keys.len(), 2, "{report:#?}");
+    assert_eq!(report.checkpoints.wrong, 0, "{report:#?}");
+}
+
 #[tokio::test]
 async fn trees_and_keys_outlive_the_record_that_told_of_them() {
     let log = log(true).await;

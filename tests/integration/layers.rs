@@ -17,8 +17,10 @@ const ORDER: [(&[&str], &str); 16] = [
             "call",
             "diagnostics",
             "quorum",
+            "visible",
             "upstream",
             "postgres",
+            "tenure",
         ],
         "words and tools that know nothing of a gateway; the HTTP client and the database's process among them",
     ),
@@ -35,7 +37,14 @@ const ORDER: [(&[&str], &str); 16] = [
         "what a call can come to, and who may",
     ),
     (
-        &["config", "contracts", "redaction", "store", "signing"],
+        &[
+            "config",
+            "contracts",
+            "redaction",
+            "store",
+            "signing",
+            "metrics",
+        ],
         "each has one outside format or one outside system to itself",
     ),
     (

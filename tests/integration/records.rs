@@ -249,6 +249,27 @@ async fn partitions_stand_ahead_and_each_row_lands_in_its_month() {
     assert!(refusal(&mut gateway, before).await.is_some());
 }
 
+/// Nobody who calls a function decides where it looks for tables and operators.
+#[tokio::test]
+async fn every_function_says_where_it_looks() {
+    let database = new_database().await;
+    let mut superuser = connect("superuser", &database).await;
+    let of_ours = "FROM pg_proc AS p WHERE p.pronamespace IN ('audit'::regnamespace, 'toolgate'::regnamespace)
+                   -- Its body is a number, and each migration makes it anew.
+                   AND p.oid <> 'toolgate.schema_version()'::regprocedure";
+    let all = texts(
+        &mut superuser,
+        &format!("SELECT p.oid::regprocedure::text {of_ours}"),
+    )
+    .await;
+    assert!(all.len() >= 10, "{all:?}");
+    let open = format!(
+        "SELECT p.oid::regprocedure::text {of_ours}
+         AND NOT COALESCE(p.proconfig, '{{}}') && ARRAY['search_path=pg_catalog, pg_temp', 'search_path=\"\"']"
+    );
+    assert_eq!(texts(&mut superuser, &open).await, Vec::<String>::new());
+}
+
 /// A row of each kind that tells all it must.
 fn legal(kind: &str) -> Value {
     let mut row = json!({"instance_id": "inst_1", "seq": 1, "recorded_at": toolgate::clock::now(), "kind": kind, "opens_call": false,

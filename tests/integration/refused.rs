@@ -152,6 +152,183 @@ async fn attempts_without_a_key_are_told_at_once_and_then_by_their_number() {
 }
 
 #[tokio::test]
+async fn a_flood_of_calls_without_a_key_has_some_rows_and_each_is_counted() {
+    const CALLS: usize = 600;
+    let world = World::shipped().await;
+    let routes = [
+        "/desk/refunds",
+        "/v1/tools/desk.refunds.create/calls",
+        "/nothing/planted-plain",
+    ];
+    for first in (0..CALLS).step_by(50) {
+        let calls = (first..first + 50).map(|at| {
+            let url = format!("http://{}{}", world.gateway.agents, routes[at % 3]);
+            let call = world.anybody(Method::POST, &url).json(&json!({}));
+            send(call.bearer_auth("tg_agent_planted-plain"))
+        });
+        for answer in futures::future::join_all(calls).await {
+            let answer = answer.problem(401, "unauthenticated");
+            assert!(answer.header("toolgate-call").starts_with("call_"));
+        }
+    }
+    let rows: Vec<Value> = world
+        .told("refusal")
+        .await
+        .into_iter()
+        .filter(|entry| entry["reasons"] == json!(["unauthenticated"]))
+        .collect();
+    assert_eq!(rows.len(), 256);
+    for row in &rows {
+        assert_eq!(row["detail"]["source"], "127.0.0.1", "{row}");
+        assert_eq!(row["agent"], Value::Null);
+    }
+    let counted = |entries: Vec<Value>| -> Vec<u64> {
+        entries
+            .iter()
+            .filter(|entry| entry["detail"]["request"] == "a call")
+            .map(|entry| entry["detail"]["attempts"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(
+        counted(world.told("agent_refused").await),
+        [1],
+        "that they are counted is told at once"
+    );
+    // Whoever has a key is as well off as before, and a refusal of theirs is a row of its own.
+    send(world.refund(None, 100)).await.expect(201);
+    let denied = send(world.refund(None, 250_000)).await;
+    world.refused(denied, 403, "denied_by_policy").await;
+    let world = world.restart(|setup| setup).await;
+    let told = counted(world.told("agent_refused").await);
+    assert_eq!(
+        told,
+        [1, u64::try_from(CALLS - rows.len() - 1).unwrap()],
+        "rows and numbers add up"
+    );
+    assert!(!world.whole_audit().await.contains("planted-plain"));
+}
+
+/// Whoever holds an operator's key and tries what is not there, cannot be read or is too late: each is an entry with their name.
+#[tokio::test]
+async fn what_an_operator_is_refused_is_an_entry_whatever_the_reason() {
+    let world = World::shipped().await;
+    let (_, approval) = world.parked(None, 25_000).await;
+    let halt = "halt_01M836DMDRE8JA51EV49058M8N";
+    let ada = |method: &str, path: &str| world.operator("ada", method.parse().unwrap(), path);
+    let because = json!({"reason": "planted-plain"});
+    let stale = json!({"reason": "x", "digest": "hmac-sha256:planted-plain"});
+    let approve = format!("/v1/approvals/{approval}/approve");
+    let release = format!("/v1/kill-switches/{halt}");
+    let cases = [
+        (
+            ada("POST", "/v1/kill-switches")
+                .header("content-type", "application/json")
+                .body("{\"planted-plain"),
+            (400, "malformed_body", "POST /v1/kill-switches"),
+        ),
+        (
+            ada("POST", "/v1/kill-switches").json(&json!({"planted-plain": 1})),
+            (400, "malformed_body", "POST /v1/kill-switches"),
+        ),
+        (
+            ada("POST", "/v1/kill-switches").body("planted-plain"),
+            (415, "unsupported_media_type", "POST /v1/kill-switches"),
+        ),
+        (
+            ada("POST", "/v1/audit/hash").json(&json!({"value": "x".repeat(70_000)})),
+            (413, "body_too_large", "POST /v1/audit/hash"),
+        ),
+        (
+            ada("GET", "/v1/audit/entries?agent=planted%20plain"),
+            (400, "malformed_body", "GET /v1/audit/entries"),
+        ),
+        (
+            ada("GET", "/v1/approvals?planted-plain=1"),
+            (400, "malformed_body", "GET /v1/approvals"),
+        ),
+        (
+            ada("POST", &approve).json(&stale),
+            (409, "stale_digest", "POST /v1/approvals/{id}/approve"),
+        ),
+        (
+            ada("DELETE", &release).json(&because),
+            (404, "not_found", "DELETE /v1/kill-switches/{id}"),
+        ),
+        (
+            ada("PUT", "/v1/approvals"),
+            (405, "not_found", "PUT /v1/approvals"),
+        ),
+        (
+            ada("PLANTED-PLAIN", "/v1/approvals"),
+            (405, "not_found", "another /v1/approvals"),
+        ),
+        (
+            ada("GET", "/v1/planted-plain/x"),
+            (404, "not_found", "GET another path"),
+        ),
+    ];
+    let mut wanted = Vec::new();
+    for (request, (status, code, asked)) in cases {
+        send(request).await.problem(status, code);
+        wanted.push((code, asked));
+    }
+    let told = world.told("operator_refused").await;
+    let of_ada: Vec<&Value> = told
+        .iter()
+        .filter(|entry| entry["operator"] == "ada")
+        .collect();
+    let found: Vec<_> = of_ada
+        .iter()
+        .map(|entry| {
+            assert_eq!(entry["decision"], "deny");
+            assert!(entry["detail"]["detail"].as_str().unwrap().len() > 20);
+            (
+                entry["reasons"][0].as_str().unwrap(),
+                entry["detail"]["request"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(found, wanted);
+    let late = of_ada
+        .iter()
+        .find(|entry| entry["reasons"][0] == "stale_digest");
+    assert_eq!(late.unwrap()["approval_id"], json!(approval));
+    assert_eq!(late.unwrap()["detail"]["action"], "approve");
+    assert!(of_ada.iter().any(|entry| entry["kill_switch_id"] == halt));
+    let story = crate::stories::told(&world, &["approval", &approval]);
+    assert!(
+        story.contains("ada was refused to approve: stale_digest"),
+        "{story}"
+    );
+    // An agent too, where its route is known; and what is asked without any key is counted.
+    send(world.agent(Method::PUT, "/v1/runs"))
+        .await
+        .problem(405, "not_found");
+    let agents = world.told("agent_refused").await;
+    let last = agents.last().unwrap();
+    assert_eq!(
+        (&last["agent"], &last["detail"]["request"]),
+        (&json!("support-bot"), &json!("PUT /v1/runs"))
+    );
+    let url = format!("http://{}/planted-plain", world.gateway.operators);
+    send(world.anybody(Method::GET, &url))
+        .await
+        .problem(404, "not_found");
+    let told = world.told("operator_refused").await;
+    let stranger = told.last().unwrap();
+    assert_eq!(
+        (&stranger["operator"], &stranger["detail"]["request"]),
+        (&Value::Null, &json!("GET another path"))
+    );
+    // What is granted is no refusal.
+    let before = told.len();
+    world.shown("ada", &approval).await;
+    send(ada("GET", "/livez")).await.expect(200);
+    assert_eq!(world.told("operator_refused").await.len(), before);
+    assert!(!world.whole_audit().await.contains("planted-plain"));
+}
+
+#[tokio::test]
 async fn a_fault_before_the_intent_is_a_refusal_of_that_call() {
     let database = support::new_database().await;
     let desk = desk::start("desk-token".to_owned()).await.unwrap();
@@ -208,6 +385,7 @@ async fn a_fault_before_the_intent_is_a_refusal_of_that_call() {
     let arrival = Arrival {
         call: call.clone(),
         received_at: clock::now(),
+        source: None,
         surface: Surface::ToolCall,
         headers,
         wanted: Wanted::Tool {

@@ -10,7 +10,10 @@ use toolgate::{
     secrets::{Keyring, Secret},
 };
 
-use crate::support::{Answer, MASTER, Setup, World, send, url};
+use crate::{
+    sensitive,
+    support::{Answer, MASTER, Setup, World, send, url},
+};
 
 const NEW: &str = "another master secret, newer, long enough";
 const OLD: &str = "${env:OLD_MASTER_SECRET}";
@@ -314,4 +317,60 @@ async fn an_approved_call_that_no_longer_opens_is_voided() {
         "{detail}"
     );
     assert_eq!(world.received("POST /refunds"), 0);
+}
+
+/// References are sealed and named under the master secret, and outlive its change within their run.
+#[tokio::test]
+async fn a_reference_outlives_a_rotation_in_its_run_and_says_when_its_secret_is_gone() {
+    let api = sensitive::api().await;
+    let world = sensitive::setup(&api, "token").start().await;
+    let run = world.run().await;
+    let email = |answer: &Answer| answer.body["email"].as_str().unwrap().to_owned();
+    let before = email(&world.person(&run).await.expect(200));
+    let parked = send(world.letter(&run, &json!({"to": before, "subject": "wait"})))
+        .await
+        .problem(403, "approval_required");
+
+    let world = world.restart(rotated).await;
+    api.requests();
+    let letter = |world: &World, reference: &str| {
+        send(world.letter(&run, &json!({"to": "x@example.org", "copy": reference})))
+    };
+    letter(&world, &before).await.expect(200);
+    let sent = api.requests().concat();
+    assert!(
+        sent.contains("planted.person") && !sent.contains("tg_ref_"),
+        "{sent}"
+    );
+    let after = email(&world.person(&run).await.expect(200));
+    assert!(after.starts_with("tg_ref_"), "{after}");
+    assert_ne!(before, after, "another secret names it otherwise");
+    letter(&world, &after).await.expect(200);
+    // In another run the new one is worth as little as ever.
+    let other = world.run().await;
+    for reference in [&before, &after] {
+        send(world.letter(&other, &json!({"to": reference})))
+            .await
+            .problem(422, "invalid_arguments");
+    }
+    let approval = parked.body["approval"].as_str().unwrap();
+    world.decide("ada", approval, "approve").await.expect(200);
+    let state = world.ended(parked.body["call"].as_str().unwrap()).await;
+    assert_eq!(state["state"], "completed", "{state}");
+
+    let world = world.restart(dropped).await;
+    api.requests();
+    let refused = letter(&world, &before)
+        .await
+        .problem(422, "invalid_arguments");
+    let told = refused.body["errors"][0]["message"].as_str().unwrap();
+    assert!(
+        told.contains("master secret") && told.contains("Read the value again"),
+        "{told}"
+    );
+    assert!(api.requests().is_empty(), "nothing was sent");
+    letter(&world, &after).await.expect(200);
+    let again = email(&world.person(&run).await.expect(200));
+    assert_eq!(again, after, "the same value, the same reference");
+    assert!(!world.whole_audit().await.contains("planted.person"));
 }

@@ -74,12 +74,16 @@ unless { context.approvals.contains("communications") };
 /// An API that tells what it knows of people, and repeats addresses in its errors.
 pub async fn api() -> RawApi {
     let person = json!({"id": "1", "email": EMAIL, "card": CARD, "key": KEY, "note": format!("call {EMAIL}")}).to_string();
+    let third =
+        json!({"id": "3", "email": "somebody@example.com", "card": CARD, "key": KEY}).to_string();
     let letter = json!({"ok": true, "to": EMAIL}).to_string();
     RawApi::start(move |request| {
         let line = request.lines().next().unwrap_or_default();
         let headers = "ETag: \"v1\"\r\nRepr-Digest: sha-256=:x:\r\n";
         if line.contains("/people/1 ") {
             json_answer("200 OK", headers, &person)
+        } else if line.contains("/people/3 ") {
+            json_answer("200 OK", headers, &third)
         } else if line.contains("/letters/") {
             json_answer("200 OK", headers, &letter)
         } else {
@@ -100,12 +104,12 @@ pub fn setup(api: &RawApi, rule: &str) -> Setup {
 }
 
 impl World {
-    async fn person(&self, run: &str) -> Answer {
+    pub async fn person(&self, run: &str) -> Answer {
         let path = "/probe/people/1";
         send(self.agent(Method::GET, path).header("toolgate-run", run)).await
     }
 
-    fn letter(&self, run: &str, arguments: &Value) -> RequestBuilder {
+    pub fn letter(&self, run: &str, arguments: &Value) -> RequestBuilder {
         self.agent(Method::POST, "/v1/tools/probe.letters.send/calls")
             .header("toolgate-run", run)
             .json(&json!({ "arguments": arguments }))
@@ -264,15 +268,44 @@ async fn a_reference_is_turned_back_in_its_own_run_and_place_and_nowhere_else() 
             !told.contains(EMAIL) && !told.contains(&email),
             "{what}: {told}"
         );
-        assert!(
-            refused.body["errors"][0]["message"].as_str().unwrap().len() > 15,
-            "{what}"
-        );
+        let message = refused.body["errors"][0]["message"].as_str().unwrap();
+        assert!(message.len() > 15, "{what}");
+        if matches!(what, "of another run" | "forged") {
+            assert!(message.contains("no reference of this run"), "{message}");
+        }
+        if matches!(what, "within a longer text" | "cut" | "with more behind it") {
+            assert!(
+                message.contains("stands only for the whole"),
+                "{what}: {message}"
+            );
+        }
         world.refused(refused, 422, "invalid_arguments").await;
     }
     assert!(api.requests().is_empty(), "nothing was sent");
     let audit = world.whole_audit().await;
-    assert!(!audit.contains("planted.person") && !audit.contains("4111"));
+    // Not shorter: four digits stand in many a hash.
+    assert!(!audit.contains("planted.person"));
+    assert!(!audit.contains("4111 1111") && !audit.contains("41111111"));
+
+    // Whoever writes into the table cannot move a value into another run, nor under another name.
+    let mut superuser = world.connect("superuser").await;
+    for change in [
+        format!("INSERT INTO toolgate.value_references (run_id, reference, class, sealed)
+                 SELECT '{other_run}', reference, class, sealed FROM toolgate.value_references WHERE reference = '{email}'"),
+        format!("UPDATE toolgate.value_references SET sealed = (SELECT sealed FROM toolgate.value_references WHERE reference = '{card}')
+                 WHERE reference = '{email}' AND run_id = '{other_run}'"),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(change)).execute(&mut superuser).await.unwrap();
+        send(world.letter(&other_run, &json!({"to": email})))
+            .await
+            .problem(422, "invalid_arguments");
+    }
+    sqlx::query("DELETE FROM toolgate.value_references WHERE run_id = $1")
+        .bind(&other_run)
+        .execute(&mut superuser)
+        .await
+        .unwrap();
+    assert!(api.requests().is_empty(), "nothing was sent");
 
     // Another agent, in a run of its own.
     let mut world = world;
@@ -328,6 +361,16 @@ async fn what_cannot_be_given_a_reference_is_masked() {
         !given.contains("planted.person") && !given.contains("4111 1111"),
         "{given}"
     );
+    assert_eq!(world.references().await, 2);
+    // One more of another answer in the same run, and none of that answer is kept.
+    let other = send(
+        world
+            .agent(Method::GET, "/probe/people/3")
+            .header("toolgate-run", &run),
+    )
+    .await
+    .expect(200);
+    assert_eq!(other.body["email"], "****@example.com", "{}", other.body);
     assert_eq!(world.references().await, 2);
 
     // A run that is over when the answer comes.

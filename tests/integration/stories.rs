@@ -19,7 +19,7 @@ fn audit(world: &World, arguments: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn told(world: &World, arguments: &[&str]) -> String {
+pub fn told(world: &World, arguments: &[&str]) -> String {
     let output = audit(world, arguments);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{arguments:?}: {errors}");

@@ -121,7 +121,7 @@ pub struct World {
     pub gateway: Gateway,
     /// Keys by the name of their owner.
     pub keys: BTreeMap<String, Secret>,
-    http: reqwest::Client,
+    pub http: reqwest::Client,
 }
 
 /// An answer, read whole.

@@ -337,8 +337,14 @@ async fn what_needs_approval_needs_it_before_it_is_done_by_hand() {
         .await
         .problem(404, "not_found");
     for approval in [&approval_before, &approval] {
+        let until = async || {
+            let ends = world.shown("ada", approval).await["expires_at"].clone();
+            serde_json::from_value::<toolgate::clock::Timestamp>(ends).unwrap()
+        };
+        let ends = until().await;
         let decided = world.decide("ada", approval, "approve").await.expect(200);
         assert_eq!(decided.body["state"], "approved");
+        assert!(until().await > ends, "the time that stood still is added");
     }
     let mut items = Vec::new();
     for _ in 0..200 {

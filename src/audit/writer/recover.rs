@@ -1,32 +1,46 @@
 //! After a broken connection: back to the database, however long it takes, and what stands there.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
-use super::{COMMIT_TIMEOUT, Writer, risen};
-use crate::{audit::open_for, store};
+use super::{COMMIT_TIMEOUT, Queued, Writer, risen};
+use crate::{
+    audit::{Opened, open_for},
+    entry::{Kind, Outcome},
+    store,
+};
 
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_LAST: Duration = Duration::from_secs(1);
 
 impl Writer {
-    /// Connects again, with the lock, however long it takes. Calls are refused meanwhile.
+    /// Connects again, with the lock, however long it takes. Calls are refused meanwhile. Where another gateway has served the
+    /// database in between, this one is over: there is no connection then.
     pub(super) async fn reconnect(&mut self, reason: &str) {
         self.healthy.store(false, Ordering::Release);
         self.connection = None;
+        if self.tenure.is_superseded() {
+            return;
+        }
         tracing::error!(
             reason,
             "the database is away; calls are refused until it is back"
         );
         let mut pause = RECONNECT_FIRST;
         loop {
-            let at = risen(self.latest);
-            match tokio::time::timeout(COMMIT_TIMEOUT, open_for(&self.options, at)).await {
-                Ok(Ok(Some(connection))) => {
+            let (at, asked_at) = (risen(self.latest), Instant::now());
+            let open = open_for(&self.options, self.chain.instance(), at);
+            match tokio::time::timeout(COMMIT_TIMEOUT, open).await {
+                Ok(Ok(Opened::Ready(connection))) => {
+                    self.tenure.confirm(asked_at);
                     self.connection = Some(connection);
                     tracing::info!("the database is back");
                     return;
                 }
-                Ok(Ok(None)) => tracing::error!(
+                Ok(Ok(Opened::Superseded)) => return self.superseded(),
+                Ok(Ok(Opened::NoPartition)) => tracing::error!(
                     month = %at.format("%Y-%m"),
                     "audit.entries has no partition for this month and none could be made: hold this machine's clock against the database's, and let the tables' owner try SELECT audit.ensure_partitions(3)"
                 ),
@@ -37,6 +51,29 @@ impl Writer {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RECONNECT_LAST);
+        }
+    }
+
+    /// What this gateway remembers of halts, runs and calls is not what stands, and its chain has been closed by the next: it
+    /// sends and records nothing more. The calls that it had begun are with the next gateway, which has told of each that nobody
+    /// knows what became of it; what this one knows goes to the log.
+    fn superseded(&mut self) {
+        self.tenure.supersede();
+        tracing::error!(
+            "another gateway has served this database while this one was cut off from it; this one stops"
+        );
+    }
+
+    /// What can no longer be recorded.
+    pub(super) fn tell_log(&mut self) {
+        for Queued { entry, .. } in self.pending.drain(..) {
+            tracing::error!(
+                kind = entry.kind.map_or("", Kind::as_str),
+                call = entry.call_id.as_ref().map_or("", |id| id.as_str()),
+                outcome = entry.outcome.map_or("", Outcome::as_str),
+                status = entry.status,
+                "an entry could not be recorded: resolve the call with what this line says"
+            );
         }
     }
 

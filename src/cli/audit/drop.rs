@@ -6,10 +6,11 @@ use clap::Args;
 
 use super::counting;
 use crate::{
-    audit::keeping::{self, Dropped, Month, Operator},
+    audit::keeping::{self, Dropped, KeepingError, Month, Operator},
     cli::check,
     config::{self, Variables},
     database,
+    store::StoreError,
 };
 
 #[derive(Debug, Args)]
@@ -52,7 +53,13 @@ pub(super) async fn run(args: DropArgs) -> anyhow::Result<ExitCode> {
         |doing| bar.set_prefix(doing.to_owned()),
         |entries| bar.inc(entries),
     )
-    .await?;
+    .await
+    .map_err(|error| match error {
+        KeepingError::Store(error @ StoreError::Unavailable(_)) => {
+            anyhow::Error::from(error).context("cannot reach the database: is the gateway running?")
+        }
+        error => error.into(),
+    })?;
     bar.finish_and_clear();
     let (was, manifest) = match &done {
         Dropped::Now(manifest) => ("dropped", manifest),

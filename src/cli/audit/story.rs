@@ -101,10 +101,7 @@ fn step(story: &mut Story, call: &Value, entry: &Value) {
         }
         "approval_viewed" => story.at(at, &format!("{who} was shown it")),
         "approval_vote" => {
-            story.at(
-                at,
-                &vote(&who, at_pointer(entry, "/detail/vote").as_str(), entry),
-            );
+            story.at(at, &vote(at_pointer(entry, "/detail/vote").as_str(), entry));
             story.more(&quoted(entry, "words"));
         }
         "intent" => {
@@ -177,10 +174,7 @@ pub(super) fn run(document: &Value) -> String {
                 why(&mut story, event);
             }
             "approval_vote" => {
-                story.at(
-                    at,
-                    &vote(&text(event, "operator"), event["vote"].as_str(), event),
-                );
+                story.at(at, &vote(event["vote"].as_str(), event));
                 story.more(&quoted(event, "reason"));
             }
             "halt" => story.at(at, &pulled(event)),
@@ -265,6 +259,7 @@ pub(super) fn approval(document: &Value) -> String {
     story.about("set off by", &text(call, "triggered_by"));
     story.about("for", &text(call, "purpose"));
     story.about("arguments", &json(&approval["arguments"]));
+    story.about("preview", &json(&approval["preview"]));
     story.about("digest", &text(approval, "digest"));
     story.about("words", &quoted(call, "agent_words"));
     story.about("needs", &tiers(&approval["tiers"]));
@@ -292,7 +287,7 @@ pub(super) fn approval(document: &Value) -> String {
         events.push((time(refused, "at"), line, String::new()));
     }
     for one in array(&approval["votes"]) {
-        let line = vote(&text(one, "operator"), one["vote"].as_str(), one);
+        let line = vote(one["vote"].as_str(), one);
         events.push((time(one, "at"), line, quoted(one, "reason")));
     }
     if let Some(ended) = time(approval, "ended_at") {
@@ -376,7 +371,14 @@ fn released(halt: &Value) -> String {
     )
 }
 
-fn vote(who: &str, vote: Option<&str>, of: &Value) -> String {
+fn vote(vote: Option<&str>, of: &Value) -> String {
+    let mut who = text(of, "operator");
+    let authority = of["on_authority_of"]
+        .as_str()
+        .or_else(|| at_pointer(of, "/detail/for").as_str());
+    if let Some(authority) = authority.map(safe).filter(|authority| *authority != who) {
+        who.push_str(&format!(", on the right of {authority},"));
+    }
     let verb = match vote {
         Some("approve") => "approved",
         Some("deny") => "denied",

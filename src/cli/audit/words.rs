@@ -1,10 +1,10 @@
 //! The words of the stories: one value each, as it may be shown on a terminal. Whatever an agent or an API has written is shown
-//! with its control characters escaped, so that no record can draw on the terminal of whoever reads it.
+//! with nothing hidden in it, so that no record can draw on the terminal of whoever reads it.
 
 use chrono::DateTime;
 use serde_json::Value;
 
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, visible};
 
 /// The longest text of one value in a line; the JSON document has it whole.
 const WIDTH: usize = 160;
@@ -118,17 +118,7 @@ pub(super) fn time(of: &Value, key: &str) -> Option<Timestamp> {
         .map(|time| time.to_utc())
 }
 
-/// Control characters, and those that turn the direction of what follows or take no room, as their code points.
+/// On one line, with nothing hidden in it.
 pub(super) fn safe(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for letter in text.chars() {
-        let hides = letter.is_control()
-            || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if hides {
-            shown.push_str(&format!("\\u{{{:x}}}", u32::from(letter)));
-        } else {
-            shown.push(letter);
-        }
-    }
-    shown
+    visible::line(text).into_owned()
 }

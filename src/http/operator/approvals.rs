@@ -18,12 +18,12 @@ use utoipa::{IntoParams, ToSchema, openapi::Object};
 
 use super::{
     allow, filter, identify,
-    paging::{self, Page, Paging},
+    paging::{Page, Paging},
     reason, refused,
 };
 use crate::{
     app::App,
-    approvals::{self, Ballot, CastVote, Need, Shown, Vote},
+    approvals::{self, Attached, Ballot, CastVote, LastCall, Need, Next, Shown, Vote},
     call::Consequence,
     clock::Timestamp as DateTime,
     entry::{Entry, Kind},
@@ -38,6 +38,7 @@ use crate::{
         self, StoreError,
         approvals::{Filter, Listed, STATES},
     },
+    visible,
 };
 
 #[derive(Deserialize, IntoParams)]
@@ -102,9 +103,15 @@ pub(in crate::http) struct Approval {
     tool: String,
     #[schema(schema_with = schemas::consequence)]
     consequence: String,
+    /// The money that it is about, in its currency, where its contract says where that stands.
+    #[schema(required)]
+    amount: Option<String>,
     /// As they would be sent; null once the call has ended.
     #[schema(required)]
     arguments: Option<Value>,
+    /// What it will touch, as it was read when it was parked, where its contract wants that; null once the call has ended.
+    #[schema(required)]
+    preview: Option<Value>,
     /// Why nobody can be shown what it is; such a call can only be denied, or expire.
     #[schema(required)]
     unreadable: Option<&'static str>,
@@ -116,10 +123,27 @@ pub(in crate::http) struct Approval {
     votes: Vec<CastVote>,
     /// Ids of the policies that parked it.
     policies: Vec<String>,
-    /// Their texts, by id.
+    /// Their texts, by id, as they stood then.
     policy_texts: BTreeMap<String, String>,
+    /// What the agent did last in the same run, newest first; of one approval alone, not in a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    last_calls: Option<Vec<LastCall>>,
     #[schema(schema_with = states)]
     state: String,
+    /// How many calls a decision is on: this one and those attached to it.
+    calls: usize,
+    /// The identical calls that are decided with it, in the order in which they came.
+    attached: Vec<Attached>,
+    /// The approval at the head of the line in which this one waits or waited; null for a head.
+    #[schema(required)]
+    attached_to: Option<String>,
+    /// The standing permission that approved it.
+    #[schema(required)]
+    permission: Option<String>,
+    /// How far an approval may reach beyond it; null where its tiers do not allow that.
+    #[schema(required)]
+    next_at_most: Option<Next>,
     /// Why it ended without being sent, if it did.
     #[schema(required)]
     explanation: Option<String>,
@@ -138,11 +162,16 @@ pub(in crate::http) struct Approval {
 pub(in crate::http) struct Decided {
     approval: String,
     call: String,
+    /// How many calls the vote is on.
+    calls: usize,
     /// Still `pending` where more people are needed.
     #[schema(schema_with = states)]
     state: String,
     #[schema(required)]
     decided_at: Option<DateTime>,
+    /// The standing permission that came of it.
+    #[schema(required)]
+    permission: Option<String>,
 }
 
 /// The same, understood.
@@ -212,16 +241,15 @@ pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Page<Approval>>, Refusal> {
+) -> Result<Json<visible::Document<Page<Approval>>>, Refusal> {
     let operator = identify(&app, &headers)?;
     allow(
         &app,
         &operator,
         OperatorAction::ReadApprovals,
         OperatorContext::Empty,
-    )
-    .await?;
-    let listing = paging::query(listing)?;
+    )?;
+    let listing = input::query(listing)?;
     let asked = listing.read()?;
     let told = asked.told(listing.mine);
     let wanted = (listing.limit, listing.cursor.as_deref());
@@ -251,12 +279,9 @@ pub(in crate::http) async fn list(
         .iter()
         .map(|shown| (shown.row.approval_id.clone(), shown.seen.clone()))
         .collect();
-    let data = shown
-        .into_iter()
-        .map(|shown| told_of(&app, shown))
-        .collect();
+    let data = shown.into_iter().map(Approval::from).collect();
     viewed(&app, &operator, &seen, Some(told)).await?;
-    Ok(Json(Page::new(data, cursor)))
+    Ok(Json(visible::Document(Page::new(data, cursor))))
 }
 
 async fn page(app: &App, filter: &Filter<'_>, limit: i64) -> Result<Listed, StoreError> {
@@ -274,15 +299,14 @@ pub(in crate::http) async fn show(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
-) -> Result<Json<Approval>, Refusal> {
+) -> Result<Json<visible::Document<Approval>>, Refusal> {
     let operator = identify(&app, &headers)?;
     allow(
         &app,
         &operator,
         OperatorAction::ReadApprovals,
         OperatorContext::Empty,
-    )
-    .await?;
+    )?;
     let row = approvals::find(&app, &id).await?;
     let shown = approvals::shown(&app, &operator, row)
         .await
@@ -294,7 +318,7 @@ pub(in crate::http) async fn show(
         None,
     )
     .await?;
-    Ok(Json(told_of(&app, shown)))
+    Ok(Json(visible::Document(shown.into())))
 }
 
 fn away(error: &StoreError) -> Refusal {
@@ -334,39 +358,44 @@ async fn viewed(
         .map_err(|_unrecorded| Refusal::record_unavailable())
 }
 
-fn told_of(app: &App, shown: Shown) -> Approval {
-    let row = shown.row;
-    let policy_texts = row
-        .policies
-        .iter()
-        .filter_map(|id| Some((id.clone(), app.policies.text_of(id)?.to_owned())))
-        .collect();
-    Approval {
-        approval: row.approval_id,
-        call: row.call_id,
-        run: row.run_id,
-        agent: row.agent,
-        owner: row.owner,
-        triggered_by: row.triggered_by,
-        purpose: shown.purpose,
-        agent_words: shown.words,
-        api: row.api,
-        tool: row.tool,
-        consequence: row.consequence,
-        arguments: shown.arguments,
-        unreadable: shown.unreadable.then_some(approvals::UNREADABLE),
-        digest: row.digest,
-        tiers: shown.tiers,
-        needs: shown.needs,
-        votes: shown.votes,
-        policies: row.policies,
-        policy_texts,
-        state: row.state,
-        explanation: shown.explanation,
-        created_at: row.created_at,
-        expires_at: row.expires_at,
-        frozen_at: row.frozen_at,
-        decided_at: row.decided_at,
+impl From<Shown> for Approval {
+    fn from(shown: Shown) -> Self {
+        let row = shown.row;
+        Self {
+            approval: row.approval_id,
+            call: row.call_id,
+            run: row.run_id,
+            agent: row.agent,
+            owner: row.owner,
+            triggered_by: row.triggered_by,
+            purpose: shown.purpose,
+            agent_words: shown.words,
+            api: row.api,
+            tool: row.tool,
+            consequence: row.consequence,
+            amount: shown.amount,
+            arguments: shown.arguments,
+            preview: shown.preview,
+            unreadable: shown.unreadable.then_some(approvals::UNREADABLE),
+            digest: row.digest,
+            tiers: shown.tiers,
+            needs: shown.needs,
+            votes: shown.votes,
+            policies: row.policies,
+            policy_texts: shown.policy_texts,
+            last_calls: shown.last_calls,
+            state: row.state,
+            calls: shown.attached.len().saturating_add(1),
+            attached: shown.attached,
+            attached_to: row.attached_to,
+            permission: row.permission_id,
+            next_at_most: shown.next_at_most,
+            explanation: shown.explanation,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            frozen_at: row.frozen_at,
+            decided_at: row.decided_at,
+        }
     }
 }
 
@@ -381,11 +410,15 @@ struct Deciding {
     reason: String,
     /// Whose right to use: one's own or that of an operator who lent it.
     r#for: Option<String>,
+    /// How many calls were shown, where they are more than one: `calls` of the approval.
+    calls: Option<u32>,
+    /// For which identical calls to come it is too.
+    next: Option<Next>,
 }
 
 /// Approves a parked call
 ///
-/// Once all that its tiers ask for is there, the gateway executes the call, once. A vote on something else than what stands is 409 `stale_digest`.
+/// Once all that its tiers ask for is there, the gateway executes the call, once, and each call that is attached to it. A vote on something else than what stands is 409 `stale_digest`.
 #[utoipa::path(post, path = "/v1/approvals/{approval}/approve", operation_id = "approve_approval", tag = "approvals",
     params(("approval" = String, Path, description = "The approval's id.")),
     request_body(content = Deciding, example = json!({"digest": "hmac-sha256:41d0…", "reason": "the customer has called back"})),
@@ -432,6 +465,8 @@ async fn decide(
         digest: deciding.digest,
         reason,
         authority: deciding.r#for,
+        calls: deciding.calls,
+        next: deciding.next,
     };
     // In a task of its own: an operator who hangs up does not stop a decision half-way.
     let task = tokio::spawn({
@@ -445,24 +480,25 @@ async fn decide(
         ))
     });
     match voted {
-        Ok(row) => Ok(Json(Decided {
+        Ok(approvals::Decided {
+            row,
+            calls,
+            permission,
+            tiers: _,
+        }) => Ok(Json(Decided {
             approval: row.approval_id,
             call: row.call_id,
+            calls: calls.len(),
             state: row.state,
             decided_at: row.decided_at,
+            permission: permission.map(|permission| permission.to_string()),
         })),
-        Err(refusal)
-            if matches!(
-                refusal.reason,
-                Reason::DeniedByPolicy | Reason::SelfApproval
-            ) =>
-        {
+        Err(refusal) => {
             let action = match vote {
                 Vote::Approve => "approve",
                 Vote::Deny => "deny",
             };
-            Err(refused(&app, &operator, action, Some(&id), refusal).await)
+            Err(refused(action, refusal))
         }
-        Err(refusal) => Err(refusal),
     }
 }

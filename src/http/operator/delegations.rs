@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Because, allow, identify,
-    paging::{self, Page, Paging},
+    paging::{Page, Paging},
     reading, reason,
 };
 use crate::{
@@ -105,7 +105,7 @@ pub(in crate::http) async fn grant(
         from: &operator,
         to: &granting.to,
     };
-    allow(&app, &operator, OperatorAction::Delegate, context).await?;
+    allow(&app, &operator, OperatorAction::Delegate, context)?;
     let lending = Lending {
         from: operator,
         to: granting.to,
@@ -142,7 +142,7 @@ pub(in crate::http) async fn list(
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Page<Delegation>>, Refusal> {
     let operator = identify(&app, &headers)?;
-    let listing = paging::query(listing)?;
+    let listing = input::query(listing)?;
     let reads_all = app
         .policies
         .decide_operator(
@@ -194,7 +194,7 @@ pub(in crate::http) async fn revoke(
             from: &row.from_operator,
             to: &row.to_operator,
         };
-        allow(&app, &operator, OperatorAction::RevokeDelegation, context).await?;
+        allow(&app, &operator, OperatorAction::RevokeDelegation, context)?;
     }
     delegations::revoke(&app, row, &operator, reason).await?;
     Ok(Json(delegations::find(&app, &id).await?.into()))

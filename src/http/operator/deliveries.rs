@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema, openapi::Object};
 
 use super::{
     Because, allow, filter, identify,
-    paging::{self, Page, Paging},
+    paging::{Page, Paging},
     reading, reason,
 };
 use crate::{
@@ -125,8 +125,8 @@ pub(in crate::http) async fn list(
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Page<DeliveryRow>>, Refusal> {
     let operator = identify(&app, &headers)?;
-    may(&app, &operator, OperatorAction::ReadDeliveries).await?;
-    let listing = paging::query(listing)?;
+    may(&app, &operator, OperatorAction::ReadDeliveries)?;
+    let listing = input::query(listing)?;
     let state = filter::one_of("state", listing.state.as_deref(), &STATES, |known| known)?;
     let destination = filter::name("destination", listing.destination.as_deref())?;
     let told = filter::given(&[("state", state), ("destination", destination.as_deref())]).into();
@@ -158,7 +158,7 @@ pub(in crate::http) async fn destinations(
     headers: HeaderMap,
 ) -> Result<Json<Destinations>, Refusal> {
     let operator = identify(&app, &headers)?;
-    may(&app, &operator, OperatorAction::ReadDeliveries).await?;
+    may(&app, &operator, OperatorAction::ReadDeliveries)?;
     let rows = async {
         let mut connection = app.pool.acquire().await?;
         store::deliveries::destinations(&mut connection).await
@@ -206,7 +206,7 @@ pub(in crate::http) async fn redeliver(
 ) -> Result<Json<Redelivered>, Refusal> {
     let operator = identify(&app, &headers)?;
     let reason = because(&app, &headers, body).await?;
-    may(&app, &operator, OperatorAction::Redeliver).await?;
+    may(&app, &operator, OperatorAction::Redeliver)?;
     app.delivery
         .redeliver(&id, &operator, reason)
         .await
@@ -238,7 +238,7 @@ pub(in crate::http) async fn enable(
 ) -> Result<Json<Enabled>, Refusal> {
     let operator = identify(&app, &headers)?;
     let reason = because(&app, &headers, body).await?;
-    may(&app, &operator, OperatorAction::Redeliver).await?;
+    may(&app, &operator, OperatorAction::Redeliver)?;
     app.delivery
         .enable(&name, &operator, reason)
         .await
@@ -255,8 +255,8 @@ pub(in crate::http) async fn enable(
     }))
 }
 
-async fn may(app: &App, operator: &Arc<str>, action: OperatorAction) -> Result<(), Refusal> {
-    allow(app, operator, action, OperatorContext::Empty).await
+fn may(app: &App, operator: &Arc<str>, action: OperatorAction) -> Result<(), Refusal> {
+    allow(app, operator, action, OperatorContext::Empty)
 }
 
 async fn because(app: &App, headers: &HeaderMap, body: Body) -> Result<String, Refusal> {

@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 use super::{
     allow_reading, away,
     filter::{Asked, Question},
-    paging::{self, Page, Paging},
+    paging::{Page, Paging},
     reading,
 };
 use crate::{
@@ -74,7 +74,7 @@ pub(in crate::http) async fn list(
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let operator = allow_reading(&app, &headers).await?;
-    let asked = paging::query(asked)?;
+    let asked = input::query(asked)?;
     let question = asked.question()?;
     let wants_stream = headers
         .get_all(header::ACCEPT)

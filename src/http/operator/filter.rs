@@ -223,7 +223,7 @@ pub(super) fn wrong(name: &str, what: &str) -> Refusal {
     )
 }
 
-fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Refusal> {
+pub(super) fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Refusal> {
     text.map(|text| {
         DateTime::parse_from_rfc3339(text)
             .map(|time| time.to_utc())

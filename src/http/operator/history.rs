@@ -13,13 +13,16 @@ use utoipa::ToSchema;
 use super::{
     allow_reading, away,
     filter::RunsAsked,
-    paging::{self, Page, Paging},
+    paging::{Page, Paging},
     reading::{told, told_of},
 };
 use crate::{
     app::App,
     clock::{Timestamp, Timestamp as DateTime},
-    http::{input::Named, openapi::dictionary},
+    http::{
+        input::{self, Named},
+        openapi::dictionary,
+    },
     ids::{CallId, RunId},
     reason::{Reason, Refusal},
     store::{
@@ -151,7 +154,7 @@ pub(in crate::http) async fn runs(
     asked: Result<Query<RunsAsked>, QueryRejection>,
 ) -> Result<Json<Page<Value>>, Refusal> {
     let operator = allow_reading(&app, &headers).await?;
-    let asked = paging::query(asked)?;
+    let asked = input::query(asked)?;
     let question = asked.question()?;
     let page = (asked.limit, asked.cursor.as_deref());
     let paging = Paging::<(Timestamp, String)>::read(&app.keyring, "runs", &question.told, page)?;

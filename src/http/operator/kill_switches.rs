@@ -121,8 +121,7 @@ pub(in crate::http) async fn list(
         &operator,
         OperatorAction::ReadKillSwitches,
         OperatorContext::Empty,
-    )
-    .await?;
+    )?;
     let data: Vec<Halt> = app.kill_switches.all().iter().map(Halt::from).collect();
     reading::noted(
         &app,
@@ -151,7 +150,7 @@ impl From<&KillSwitch> for Halt {
     }
 }
 
-/// Halts
+/// Halts calls
 ///
 /// Once this has been answered, nothing that it covers is sent, with or without the database.
 #[utoipa::path(post, path = "/v1/kill-switches", operation_id = "halt", tag = "kill switches",
@@ -178,7 +177,7 @@ pub(in crate::http) async fn pull(
         kind: scope.kind(),
         id: scope.id().unwrap_or_default(),
     };
-    allow(&app, &operator, OperatorAction::Halt, context).await?;
+    allow(&app, &operator, OperatorAction::Halt, context)?;
     let kill_switch = KillSwitch {
         id: KillSwitchId::generate(),
         scope,
@@ -290,7 +289,7 @@ pub(in crate::http) async fn release(
         kind: held.scope.kind(),
         id: held.scope.id().unwrap_or_default(),
     };
-    allow(&app, &operator, OperatorAction::Resume, context).await?;
+    allow(&app, &operator, OperatorAction::Resume, context)?;
     let now = clock::now();
     let task = tokio::spawn(let_go(Arc::clone(&app), id.clone(), operator, reason, now));
     match task.await {

@@ -2,7 +2,6 @@
 //! answer. A cursor says where a page ended, bound by a keyed digest to the list and the filter that it came from: whoever has not
 //! been given one cannot make one, and one list's cursor says nothing to another.
 
-use axum::extract::{Query, rejection::QueryRejection};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -20,16 +19,6 @@ pub(in crate::http) const LIMITS: (i64, i64) = (50, 500);
 const CURSOR_BYTES: usize = 512;
 /// Bytes of HMAC-SHA-256.
 const TAG: usize = 32;
-
-/// The query string of a list as a type.
-///
-/// # Errors
-/// `malformed_body` for filters that the list does not have, and for values of another kind.
-pub(super) fn query<T>(asked: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
-    asked
-        .map(|Query(asked)| asked)
-        .map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))
-}
 
 /// The page that is asked for. `P` is where a page ends: what the list is ordered by.
 pub(super) struct Paging<'k, P> {

@@ -20,7 +20,7 @@ use crate::{
     app::App,
     delivery::{Filter, Following, Opening},
     entry::{Entry, Kind},
-    http::openapi::schemas,
+    http::{input, openapi::schemas},
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
 };
@@ -68,10 +68,8 @@ pub(in crate::http) async fn follow(
         &operator,
         OperatorAction::ReadApprovals,
         OperatorContext::Empty,
-    )
-    .await?;
-    let Query(wanted) =
-        wanted.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
+    )?;
+    let wanted = input::query(wanted)?;
     let from = match headers.get("last-event-id") {
         None => None,
         Some(value) => Some(value.to_str().map_err(|_not_ascii| forged())?),

@@ -15,7 +15,8 @@ use utoipa::{IntoParams, ToSchema, openapi::Object};
 
 use super::{
     allow, filter, identify,
-    paging::{self, Page, Paging},
+    paging::{Page, Paging},
+    refused,
 };
 use crate::{
     app::App,
@@ -103,8 +104,8 @@ pub(in crate::http) async fn list(
 ) -> Result<Response, Refusal> {
     let operator = identify(&app, &headers)?;
     let context = OperatorContext::Empty;
-    allow(&app, &operator, OperatorAction::ReadWork, context).await?;
-    let listing = paging::query(listing)?;
+    allow(&app, &operator, OperatorAction::ReadWork, context)?;
+    let listing = input::query(listing)?;
     let kind = filter::one_of("kind", listing.kind.as_deref(), &KINDS, |known| known)?;
     let state = filter::one_of("state", listing.state.as_deref(), &STATES, |known| known)?;
     let format = filter::one_of("format", listing.format.as_deref(), &FORMATS, |known| known)?;
@@ -203,7 +204,7 @@ pub(in crate::http) async fn show(
 ) -> Result<Json<WorkItem>, Refusal> {
     let operator = identify(&app, &headers)?;
     let context = OperatorContext::Empty;
-    allow(&app, &operator, OperatorAction::ReadWork, context).await?;
+    allow(&app, &operator, OperatorAction::ReadWork, context)?;
     let found = resolving::find(&app, &id).await;
     // Also that somebody looked for what is not there.
     if !matches!(&found, Err(refusal) if refusal.reason != Reason::NotFound) {
@@ -238,18 +239,19 @@ async fn whole(
     row: &WorkRow,
     operator: &Arc<str>,
 ) -> Result<WorkItem, Refusal> {
+    let opened = resolving::real_arguments(app, call, row, operator).await?;
+    let (arguments, preview) = opened.map_or((None, None), |opened| {
+        (Some(opened.arguments), opened.preview)
+    });
     Ok(WorkItem {
-        arguments: resolving::real_arguments(app, call, row, operator).await?,
+        arguments,
+        preview,
         ..WorkItem::of(row)
     })
 }
 
-/// Runs an act in a task of its own, so that an operator who hangs up does not stop it half-way, and records who was refused.
+/// Runs an act in a task of its own, so that an operator who hangs up does not stop it half-way.
 async fn act<T: Send + 'static>(
-    app: &Arc<App>,
-    operator: &Arc<str>,
-    action: &'static str,
-    id: &str,
     work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
 ) -> Result<T, Refusal> {
     let done = tokio::spawn(work).await.unwrap_or_else(|_panic| {
@@ -258,18 +260,7 @@ async fn act<T: Send + 'static>(
             "The gateway failed on this. Read the item before you try again.",
         ))
     });
-    if let Err(refusal) = &done
-        && matches!(
-            refusal.reason,
-            Reason::DeniedByPolicy | Reason::SelfApproval
-        )
-    {
-        let entry = resolving::refused_entry(app, operator, action, id, refusal);
-        if app.recorder.note(entry).await.is_err() {
-            tracing::error!(operator = %operator, action, "a refused operator could not be recorded");
-        }
-    }
-    done
+    done.map_err(|refusal| refused("resolve", refusal))
 }
 
 /// Claims an item
@@ -288,7 +279,7 @@ pub(in crate::http) async fn claim(
         let (app, id, operator) = (Arc::clone(&app), id.clone(), Arc::clone(&operator));
         async move { resolving::claim(&app, &id, &operator).await }
     };
-    let (call, row) = act(&app, &operator, "resolve", &id, work).await?;
+    let (call, row) = act(work).await?;
     whole(&app, &call, &row, &operator).await.map(Json)
 }
 
@@ -322,7 +313,7 @@ pub(in crate::http) async fn release(
         let (app, id, operator) = (Arc::clone(&app), id.clone(), Arc::clone(&operator));
         async move { resolving::release(&app, &id, &operator, note).await }
     };
-    let row = act(&app, &operator, "resolve", &id, work).await?;
+    let row = act(work).await?;
     Ok(Json(WorkItem::of(&row)))
 }
 
@@ -380,7 +371,7 @@ pub(in crate::http) async fn resolve(
         let (app, id, operator) = (Arc::clone(&app), id.clone(), Arc::clone(&operator));
         async move { resolving::resolve(&app, &id, &operator, finding).await }
     };
-    let row = act(&app, &operator, "resolve", &id, work).await?;
+    let row = act(work).await?;
     Ok(Json(WorkItem::of(&row)))
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::FutureExt as _;
+use serde_json::json;
 use sqlx::PgConnection;
 
 use super::{Permit, Recorded};
@@ -38,6 +39,15 @@ enum Hands {
     Operator,
 }
 
+/// The approval that a call has, and the digest that people approved.
+#[derive(Debug, Clone)]
+pub(in crate::pipeline) struct ApprovedAs {
+    /// The approval.
+    pub id: ApprovalId,
+    /// The digest.
+    pub digest: Arc<str>,
+}
+
 /// A call as the policies, scopes and contract of this moment permit it, to be held against what was approved.
 #[derive(Debug, Clone)]
 pub struct Held {
@@ -46,11 +56,11 @@ pub struct Held {
     tool: Arc<Tool>,
     agent: Arc<str>,
     run: RunId,
-    approval: Option<ApprovalId>,
+    approval: Option<ApprovedAs>,
 }
 
 impl Held {
-    pub(in crate::pipeline) fn of(call: &ToolCall, approval: Option<ApprovalId>) -> Self {
+    pub(in crate::pipeline) fn of(call: &ToolCall, approval: Option<ApprovedAs>) -> Self {
         Self {
             call: call.id.clone(),
             digest: Arc::clone(&call.digest),
@@ -74,10 +84,16 @@ impl Held {
         self.against(connection, app, Hands::Operator).await
     }
 
+    fn approved_digest(&self) -> &str {
+        let approval = self.approval.as_ref();
+        approval.map_or(&self.digest, |approval| &approval.digest)
+    }
+
     fn wanted(&self) -> Claim<'_> {
         Claim {
             call: &self.call,
             digest: &self.digest,
+            approved_digest: self.approved_digest(),
             contract_digest: &self.tool.digest,
             api: &self.tool.api,
             tool: &self.tool.name,
@@ -95,11 +111,16 @@ impl Held {
     ) -> Result<Option<NotClaimed>, StoreError> {
         let mut case = None;
         if let Some(approval) = &self.approval {
-            let Some(row) = store::approvals::lock(connection, approval.as_str()).await? else {
+            let Some(row) = store::approvals::lock(connection, approval.id.as_str()).await? else {
                 return Ok(Some(NotClaimed::Taken));
             };
-            if row.state != "approved" {
-                return Ok(Some(NotClaimed::Taken));
+            // In this transaction, so that nothing is begun after the taking back was acknowledged.
+            if let Some(permission) = &row.permission_id
+                && store::permissions::is_revoked(connection, permission).await?
+            {
+                return Ok(Some(NotClaimed::Void(
+                    "the standing permission that approved it was taken back",
+                )));
             }
             case = Case::load(connection, vec![row]).await?.pop();
             if !case.as_ref().is_some_and(|case| case.is_fulfilled(app)) {
@@ -124,13 +145,12 @@ impl Held {
             return Ok(None);
         }
         let call = store::calls::find(connection, self.call.as_str()).await?;
-        let is_another = |digest: &str| *digest != *self.digest;
         Ok(Some(match call {
             Some(call) if call.state == "approved" => {
-                if is_another(&call.digest)
+                if *call.digest != *self.digest
                     || case
                         .as_ref()
-                        .is_some_and(|case| is_another(&case.row.digest))
+                        .is_some_and(|case| case.row.digest != self.approved_digest())
                     || *call.contract_digest != *self.tool.digest
                 {
                     NotClaimed::Void("it is no longer what was approved")
@@ -146,20 +166,31 @@ impl Held {
     }
 }
 
+/// What was read just before, for the record.
+#[derive(Debug, Clone, Default)]
+pub(in crate::pipeline) struct Found {
+    /// The state before.
+    pub before: Option<Redacted>,
+    /// The call that looked whether what approvers saw is still there.
+    pub preview: Option<CallId>,
+}
+
 /// Takes an approved call for execution and commits its intent, in one transaction: for exactly one caller, only if the votes
 /// still fulfil the tiers as they stood, by what the voters are now, and only if no operator has it.
 pub(in crate::pipeline) async fn claim(
     app: &Arc<App>,
     permit: Permit,
-    approval: Option<ApprovalId>,
-    before: Option<Redacted>,
+    approval: Option<ApprovedAs>,
+    found: Found,
 ) -> Result<Recorded, (Permit, NotClaimed)> {
+    let id = approval.as_ref().map(|approval| approval.id.clone());
     let entry = Entry {
         // It was opened when it was parked or listed.
         opens_call: false,
-        ..super::intent_entry(app, &permit, approval.clone(), before)
+        detail: found.preview.map(|call| json!({ "preview": call })),
+        ..super::intent_entry(app, &permit, id.clone(), found.before)
     };
-    let held = Held::of(permit.call(), approval.clone());
+    let held = Held::of(permit.call(), approval);
     let shared = Arc::clone(app);
     let claimed = app
         .recorder
@@ -177,7 +208,7 @@ pub(in crate::pipeline) async fn claim(
         })
         .await;
     match claimed {
-        Ok(None) => Ok(super::recorded(app, permit, approval, true)),
+        Ok(None) => Ok(super::recorded(app, permit, id, true)),
         Ok(Some(why_not)) => Err((permit, why_not)),
         Err(error) => {
             tracing::warn!(%error, "an approved call could not be claimed yet");

@@ -130,7 +130,7 @@ fn an_action_with_another_resource_or_context_is_not_permitted() {
     for action in OperatorAction::ALL {
         let (right, resource) = match action.as_str() {
             "approve" | "deny" => (facts, tier),
-            "resolve" | "take_over" => (facts, OperatorResource::Gateway),
+            "resolve" | "take_over" | "revoke_permission" => (facts, OperatorResource::Gateway),
             "halt" | "resume" => (HALT, OperatorResource::Gateway),
             "delegate" | "revoke_delegation" => (DELEGATION, OperatorResource::Gateway),
             _ => (OperatorContext::Empty, OperatorResource::Gateway),

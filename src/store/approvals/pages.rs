@@ -24,7 +24,8 @@ pub struct Filter<'a> {
     pub after: Option<&'a str>,
 }
 
-/// Rows looked at in each state and tier where no index is for all filters together.
+/// Rows looked at in each state and tier where no index is for all filters together, and of those that wait, whose indexes hold
+/// what is attached to the head of a line as well.
 const LOOK: i64 = 1_000;
 
 impl Filter<'_> {
@@ -44,7 +45,7 @@ pub struct Listed {
     pub after: Option<String>,
 }
 
-/// Approvals in the order in which they were made, at most `limit`.
+/// Approvals in the order in which they were made, at most `limit`; of those that wait in one line only its head.
 ///
 /// # Errors
 /// When the database is away.
@@ -59,11 +60,6 @@ pub async fn list(
     } else {
         filter.states
     };
-    let look = if filter.has_its_index() {
-        limit + 1
-    } else {
-        LOOK.max(limit + 1)
-    };
     let mut ids = BTreeSet::new();
     // Up to here every way along an index has been looked at.
     let mut seen_to: Option<String> = None;
@@ -72,6 +68,11 @@ pub async fn list(
         None => vec![(state, None)],
     });
     for (state, tier) in ways {
+        let look = if filter.has_its_index() && state != "pending" {
+            limit + 1
+        } else {
+            LOOK.max(limit + 1)
+        };
         let found = match tier {
             Some(tier) => in_tier(connection, filter, (state, tier), look).await?,
             None => in_state(connection, filter, state, look).await?,
@@ -192,7 +193,7 @@ async fn in_tier(
     Ok(ids)
 }
 
-/// Those of these approvals that the filter leaves. `OFFSET 0` makes it look up each by its id and nothing else.
+/// Those of these approvals that the filter leaves, without what is attached and waits. `OFFSET 0` makes it look up each by its id and nothing else.
 async fn read(
     connection: &mut PgConnection,
     filter: &Filter<'_>,
@@ -206,11 +207,12 @@ async fn read(
         ApprovalRow,
         r#"SELECT a.approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
                   state, created_at, expires_at, frozen_at, decided_at,
-                  (state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
+                  attached_to, permission_id, (state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
            FROM unnest($1::text[]) AS wanted (id)
            CROSS JOIN LATERAL (
                SELECT * FROM toolgate.approvals AS a
                WHERE a.approval_id = wanted.id AND a.state = ANY($2)
+                 AND (a.attached_to IS NULL OR a.state <> 'pending')
                  AND ($3::text IS NULL OR a.agent = $3) AND ($4::text IS NULL OR a.run_id = $4)
                  AND ($5::text IS NULL OR a.tool = $5) AND ($6::text IS NULL OR a.consequence = $6)
                OFFSET 0) AS a

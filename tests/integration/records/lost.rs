@@ -17,7 +17,8 @@ async fn abandoned(database: &str, call: &str, kept: bool) {
         "policy_digest": "p", "decision": "permit", "received_at": toolgate::clock::now(), "decided_at": toolgate::clock::now(),
         "hash": format!("\\x{}", "ab".repeat(32)),
     });
-    sqlx::query("INSERT INTO toolgate.instances VALUES ('inst_gone', now() - interval '1 hour', now() - interval '1 minute') ON CONFLICT DO NOTHING")
+    sqlx::query("INSERT INTO toolgate.instances (instance_id, started_at, settled_until, ended_at)
+         VALUES ('inst_gone', now() - interval '1 hour', now() - interval '1 minute', now()) ON CONFLICT DO NOTHING")
         .execute(&mut gateway)
         .await
         .unwrap();

@@ -271,6 +271,9 @@ async fn planted_values_are_found_in_no_table_log_or_answer() {
     assert_eq!(note(&denied).await, token);
     assert_ne!(note(&other).await, token);
 
+    let counted = send(p.world.operator("ada", Method::GET, "/metrics")).await;
+    p.answers.push(("metrics".to_owned(), counted.expect(200)));
+
     let written = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
     assert!(written.contains("toolgate"), "nothing was logged");
     let rows = all_rows(&p.world).await;
