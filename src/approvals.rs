@@ -26,7 +26,9 @@ pub mod permissions;
 mod shown;
 mod voice;
 
-pub use listing::{Decidable, Shown, decidable, shown, shown_all};
+pub use listing::{
+    Attached, CastVote, EscalationStep, LastCall, Need, Shown, decidable, shown, shown_all,
+};
 pub use permissions::Next;
 pub use shown::UNREADABLE;
 

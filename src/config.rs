@@ -23,19 +23,23 @@ mod destinations;
 mod file;
 mod interpolate;
 mod limits;
+mod links;
 mod people;
 mod read;
 mod records;
 mod secrets;
 mod tiers;
+mod work_list;
 
 pub use checkpoints::Checkpoints;
 pub use destinations::{Channel, Destination, EVENTS, Email, Encryption, Endpoint};
 pub use interpolate::Variables;
 pub use limits::Limits;
+pub use links::{Link, Links};
 pub use read::{read_directory, read_file};
 pub use records::Records;
 pub use tiers::{Escalation, Tier};
+pub use work_list::{ListFormat, WorkListCopy};
 
 /// Everything that `serve` needs to know before it opens contracts and policies.
 #[derive(Debug)]
@@ -72,10 +76,12 @@ pub struct Config {
     pub state_directory: Option<PathBuf>,
     /// What it takes to approve what is parked in which tier.
     pub tiers: BTreeMap<Arc<str>, Tier>,
-    /// The operators' base URL as people reach it, for links.
-    pub public_url: Option<String>,
+    /// Where messages to people lead.
+    pub links: Links,
     /// Whom to tell of what waits.
     pub destinations: BTreeMap<Arc<str>, Destination>,
+    /// Where the work list is copied to; nowhere if there is none.
+    pub work_list_copy: Option<WorkListCopy>,
 }
 
 impl Config {
@@ -270,8 +276,9 @@ impl Resolver<'_> {
             agents,
             operators,
             tiers,
-            public_url: self.public_url(&written),
+            links: self.links(&written),
             destinations: self.destinations(&written),
+            work_list_copy: self.work_list_copy(written.work_list_copy.as_ref()),
         }
     }
 

@@ -125,7 +125,7 @@ pub struct Described {
 /// Everything that gets events to people.
 pub struct Delivery {
     destinations: Vec<Arc<Destination>>,
-    public_url: Option<String>,
+    links: config::Links,
     keys: Arc<Keyring>,
     redactor: Arc<Redactor>,
     recorder: Recorder,
@@ -168,7 +168,7 @@ impl Delivery {
             .connect_lazy_with((*options).clone().application_name("toolgate delivery"));
         Ok(Self {
             destinations,
-            public_url: config.public_url.clone(),
+            links: config.links.clone(),
             keys,
             redactor,
             recorder,

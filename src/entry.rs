@@ -159,7 +159,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 34] = [
         Self::Refusal,
         Self::Parked,
         Self::Intent,
@@ -169,6 +169,9 @@ impl Kind {
         Self::RunEnded,
         Self::ApprovalVote,
         Self::ApprovalViewed,
+        Self::ApprovalEscalated,
+        Self::DelegationGranted,
+        Self::DelegationRevoked,
         Self::Halt,
         Self::Resume,
         Self::KeyCreated,
@@ -178,6 +181,19 @@ impl Kind {
         Self::AuditRead,
         Self::AgentRefused,
         Self::SigningKeyChanged,
+        Self::StreamOpened,
+        Self::DeliveryDead,
+        Self::DeliveryRedelivered,
+        Self::DestinationDisabled,
+        Self::DestinationEnabled,
+        Self::PartitionDropped,
+        Self::WorkListed,
+        Self::WorkViewed,
+        Self::WorkClaimed,
+        Self::WorkReleased,
+        Self::PermissionGranted,
+        Self::PermissionUsed,
+        Self::PermissionRevoked,
     ];
 
     /// The name in the table.

@@ -2,14 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension, Router,
-    http::Method,
-    middleware,
-    response::Response,
-    routing::{delete, get, post},
-};
+use axum::{Extension, Router, http::Method, middleware, response::Response};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
+use self::openapi::Published;
 use crate::{
     app::App,
     problem,
@@ -19,6 +15,7 @@ use crate::{
 mod calls;
 mod health;
 mod input;
+mod openapi;
 mod operator;
 mod refused;
 mod runs;
@@ -29,16 +26,26 @@ pub use refused::PEER;
 /// What agents can reach.
 pub fn agents(app: Arc<App>) -> Router {
     let refused = middleware::from_fn_with_state(Arc::clone(&app), refused::by_agents);
-    Router::new()
-        .route("/v1/tools", get(calls::tools))
-        .route("/v1/calls/{call}", get(calls::state))
-        .route("/v1/runs", post(runs::open))
-        .route("/v1/runs/{run}/end", post(runs::end))
+    // No calls: their refusals are entries of their own, a wrong method's too.
+    let (own, documented) = OpenApiRouter::default()
+        .routes(routes!(calls::tools))
+        .routes(routes!(calls::state))
+        .routes(routes!(runs::open))
+        .routes(routes!(runs::end))
+        .split_for_parts();
+    let own = own
         .method_not_allowed_fallback(wrong_method)
-        .route_layer(refused)
-        .route("/v1/tools/{tool}/calls", post(calls::call))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
+        .route_layer(refused);
+    let (routes, documented) = OpenApiRouter::with_openapi(documented)
+        .routes(routes!(calls::call))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(openapi::agents_document))
+        .routes(routes!(openapi::agents_page))
+        .split_for_parts();
+    openapi::OF_AGENTS.get_or_init(|| Published::of(&documented, &openapi::AGENTS));
+    routes
+        .merge(own)
         .fallback(transparent::call)
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)
@@ -46,67 +53,46 @@ pub fn agents(app: Arc<App>) -> Router {
 
 /// What operators can reach.
 pub fn operators(app: Arc<App>) -> Router {
+    use operator::{
+        approvals, delegations, deliveries, entries, history, kill_switches, permissions,
+        statistics, stream, work,
+    };
     let refused = middleware::from_fn_with_state(Arc::clone(&app), refused::by_operators);
-    Router::new()
-        .route("/v1/approvals", get(operator::approvals::list))
-        .route("/v1/approvals/stream", get(operator::stream::follow))
-        .route(
-            "/v1/approvals/statistics",
-            get(operator::statistics::approvals),
-        )
-        .route("/metrics", get(operator::statistics::metrics))
-        .route("/v1/approvals/{approval}", get(operator::approvals::show))
-        .route(
-            "/v1/approvals/{approval}/approve",
-            post(operator::approvals::approve),
-        )
-        .route(
-            "/v1/approvals/{approval}/deny",
-            post(operator::approvals::deny),
-        )
-        .route("/v1/deliveries", get(operator::deliveries::list))
-        .route(
-            "/v1/deliveries/{delivery}/redeliver",
-            post(operator::deliveries::redeliver),
-        )
-        .route("/v1/destinations", get(operator::deliveries::destinations))
-        .route(
-            "/v1/destinations/{destination}/enable",
-            post(operator::deliveries::enable),
-        )
-        .route(
-            "/v1/delegations",
-            get(operator::delegations::list).post(operator::delegations::grant),
-        )
-        .route(
-            "/v1/delegations/{delegation}",
-            delete(operator::delegations::revoke),
-        )
-        .route("/v1/permissions", get(operator::permissions::list))
-        .route(
-            "/v1/permissions/{permission}",
-            get(operator::permissions::show).delete(operator::permissions::revoke),
-        )
-        .route(
-            "/v1/kill-switches",
-            get(operator::kill_switches::list).post(operator::kill_switches::pull),
-        )
-        .route(
-            "/v1/kill-switches/{kill_switch}",
-            delete(operator::kill_switches::release),
-        )
-        .route("/v1/work", get(operator::work::list))
-        .route("/v1/work/{work}", get(operator::work::show))
-        .route("/v1/work/{work}/claim", post(operator::work::claim))
-        .route("/v1/work/{work}/release", post(operator::work::release))
-        .route("/v1/work/{work}/resolve", post(operator::work::resolve))
-        .route("/v1/runs", get(operator::history::runs))
-        .route("/v1/runs/{run}", get(operator::history::run))
-        .route("/v1/calls/{call}", get(operator::history::call))
-        .route("/v1/audit/entries", get(operator::entries::list))
-        .route("/v1/audit/hash", post(operator::entries::hash))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz_in_detail))
+    let (routes, documented) = OpenApiRouter::default()
+        .routes(routes!(approvals::list))
+        .routes(routes!(stream::follow))
+        .routes(routes!(statistics::approvals))
+        .routes(routes!(approvals::show))
+        .routes(routes!(approvals::approve))
+        .routes(routes!(approvals::deny))
+        .routes(routes!(permissions::list))
+        .routes(routes!(permissions::show, permissions::revoke))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::redeliver))
+        .routes(routes!(deliveries::destinations))
+        .routes(routes!(deliveries::enable))
+        .routes(routes!(delegations::list, delegations::grant))
+        .routes(routes!(delegations::revoke))
+        .routes(routes!(kill_switches::list, kill_switches::pull))
+        .routes(routes!(kill_switches::release))
+        .routes(routes!(work::list))
+        .routes(routes!(work::show))
+        .routes(routes!(work::claim))
+        .routes(routes!(work::release))
+        .routes(routes!(work::resolve))
+        .routes(routes!(history::runs))
+        .routes(routes!(history::run))
+        .routes(routes!(history::call))
+        .routes(routes!(entries::list))
+        .routes(routes!(entries::hash))
+        .routes(routes!(statistics::metrics))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz_in_detail))
+        .routes(routes!(openapi::operators_document))
+        .routes(routes!(openapi::operators_page))
+        .split_for_parts();
+    openapi::OF_OPERATORS.get_or_init(|| Published::of(&documented, &openapi::OPERATORS));
+    routes
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .layer(refused)

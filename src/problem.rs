@@ -5,11 +5,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::{
+    ToSchema,
+    openapi::{Object, ObjectBuilder, schema::Type},
+};
 
 use crate::{
-    ids::CallId,
-    reason::{Reason, Refusal},
+    ids::{ApprovalId, CallId, KillSwitchId},
+    reason::{FieldError, Reason, Refusal},
     redaction::detectors::named,
 };
 
@@ -106,46 +111,77 @@ pub struct Told {
     pub more: Option<Value>,
 }
 
-/// The document of a refusal, as an object.
-pub fn document(refusal: &Refusal, call: Option<&CallId>) -> Value {
-    let (status, title) = status_and_title(refusal.reason);
-    let mut document = Map::new();
-    let mut put = |key: &str, value: Value| {
-        document.insert(key.to_owned(), value);
-    };
-    put(
-        "type",
-        json!(format!("urn:toolgate:problem:{}", refusal.reason.code())),
-    );
-    put("title", json!(title));
-    put("status", json!(status.as_u16()));
-    put("code", json!(refusal.reason.code()));
-    // Whatever a message was made of, nothing that the detectors know stands in it.
-    put("detail", json!(named(&refusal.detail)));
-    if let Some(call) = refusal.call.as_ref().or(call) {
-        put("call", json!(call));
-        put("executed", json!(refusal.executed));
+/// A problem document (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Problem {
+    /// `urn:toolgate:problem:` and the code.
+    #[schema(examples("urn:toolgate:problem:approval_required"))]
+    pub r#type: String,
+    /// The code in words.
+    pub title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// Stable: what a program looks at.
+    #[schema(schema_with = codes)]
+    pub code: &'static str,
+    /// What happened and what to do next.
+    pub detail: String,
+    /// The call that this is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String)]
+    pub call: Option<CallId>,
+    /// With `call`: whether the API executed it; null where nobody knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<bool>)]
+    pub executed: Option<Option<bool>>,
+    /// The arguments that do not fit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+    /// Ids of the policies that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub policies: Option<Vec<String>>,
+    /// The approval that the call waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String)]
+    pub approval: Option<ApprovalId>,
+    /// The kill switch that stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String)]
+    pub kill_switch: Option<KillSwitchId>,
+}
+
+fn codes() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(Reason::ALL.map(Reason::code)))
+        .build()
+}
+
+/// The document of a refusal.
+fn document(status: StatusCode, refusal: &Refusal, call: Option<&CallId>) -> Problem {
+    let (_, title) = status_and_title(refusal.reason);
+    let call = refusal.call.as_ref().or(call).cloned();
+    let errors = refusal.errors.iter().map(|error| FieldError {
+        pointer: named(&error.pointer).into(),
+        message: named(&error.message).into(),
+    });
+    let decided = !refusal.policies.is_empty() || refusal.reason == Reason::DeniedByPolicy;
+    Problem {
+        r#type: format!("urn:toolgate:problem:{}", refusal.reason.code()),
+        title,
+        status: status.as_u16(),
+        code: refusal.reason.code(),
+        // Whatever a message was made of, nothing that the detectors know stands in it.
+        detail: named(&refusal.detail).into(),
+        executed: call.is_some().then_some(refusal.executed),
+        call,
+        errors: errors.collect(),
+        policies: decided.then(|| refusal.policies.clone()),
+        approval: refusal.approval.clone(),
+        kill_switch: refusal.kill_switch.clone(),
     }
-    if !refusal.errors.is_empty() {
-        let errors: Vec<Value> = refusal
-            .errors
-            .iter()
-            .map(
-                |error| json!({"pointer": named(&error.pointer), "message": named(&error.message)}),
-            )
-            .collect();
-        put("errors", json!(errors));
-    }
-    if !refusal.policies.is_empty() || refusal.reason == Reason::DeniedByPolicy {
-        put("policies", json!(refusal.policies));
-    }
-    if let Some(approval) = &refusal.approval {
-        put("approval", json!(approval));
-    }
-    if let Some(kill_switch) = &refusal.kill_switch {
-        put("kill_switch", json!(kill_switch));
-    }
-    Value::Object(document)
 }
 
 /// The answer of a refusal.
@@ -164,11 +200,9 @@ pub fn method_not_allowed(refusal: &Refusal) -> Response {
 }
 
 fn with_status(status: StatusCode, refusal: &Refusal, call: Option<&CallId>) -> Response {
-    let mut document = document(refusal, call);
-    if let Some(object) = document.as_object_mut() {
-        object.insert("status".to_owned(), json!(status.as_u16()));
-    }
-    let mut response = Response::new(Body::from(document.to_string()));
+    let document = document(status, refusal, call);
+    let text = serde_json::to_string(&document).unwrap_or_default();
+    let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     response.extensions_mut().insert(Told {
         reason: refusal.reason,

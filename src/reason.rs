@@ -69,7 +69,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Unauthenticated,
         Self::UnknownTool,
         Self::InvalidArguments,
@@ -91,6 +91,7 @@ impl Reason {
         Self::UpstreamTimeout,
         Self::UpstreamAnswerInvalid,
         Self::StateBeforeUnavailable,
+        Self::PreviewUnavailable,
         Self::Indeterminate,
         Self::StaleDigest,
         Self::NotFound,
@@ -142,7 +143,8 @@ impl Reason {
 }
 
 /// One argument that does not fit.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct FieldError {
     /// JSON Pointer (RFC 6901) into the arguments.
     pub pointer: String,

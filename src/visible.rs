@@ -15,6 +15,7 @@ use icu_properties::{
     CodePointMapData, CodePointMapDataBorrowed, CodePointSetData, CodePointSetDataBorrowed,
     props::{DefaultIgnorableCodePoint, GeneralCategory, Script},
 };
+use serde::{Serialize, Serializer, ser::Error as _};
 use serde_json::{Map, Value};
 
 const CATEGORIES: CodePointMapDataBorrowed<'static, GeneralCategory> =
@@ -55,6 +56,18 @@ pub fn document(value: &mut Value) {
             members.values_mut().for_each(document);
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// What it holds, serialized as people are shown it: every text and every name of a member through [`document`].
+#[derive(Debug)]
+pub struct Document<T>(pub T);
+
+impl<T: Serialize> Serialize for Document<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut value = serde_json::to_value(&self.0).map_err(S::Error::custom)?;
+        document(&mut value);
+        value.serialize(serializer)
     }
 }
 

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 
 mod close_abandoned;
+mod copy_work;
 mod escalate_approvals;
 mod expire_approvals;
 mod forget;
@@ -91,6 +92,9 @@ pub fn start(app: &Arc<App>, stop: &CancellationToken) {
         "tell_of_strangers",
         upkeep::tell_of_strangers,
     );
+    if let Some(copy) = &app.config.work_list_copy {
+        every(app, stop, copy.every, "copy_work", copy_work::turn);
+    }
 }
 
 fn every<F, R>(

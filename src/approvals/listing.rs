@@ -1,19 +1,25 @@
 //! Approvals as people are shown them: a whole page in a fixed number of queries, and the page of what one may approve.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use sqlx::PgConnection;
+use utoipa::ToSchema;
 
-use super::{permissions, shown::opened};
+use super::{
+    permissions::{self, Next},
+    shown::opened,
+};
 use crate::{
     app::App,
+    clock::Timestamp as DateTime,
     composition::{Case, holds, is_maker},
     policy::OperatorAction,
-    quorum::Member,
+    quorum::{Member, Requirement},
     store::{
         self, StoreError,
-        approvals::{ApprovalRow, Filter},
+        approvals::{ApprovalRow, Filter, Listed},
         composition::BehindRow,
         recent::{PolicyText, RecentRow},
     },
@@ -26,17 +32,116 @@ const CHUNK: i64 = 250;
 /// … and so many queries for one page. What is left is behind the cursor.
 const CHUNKS: usize = 4;
 
+/// What a tier asks for, and when it is opened to whom.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Need {
+    /// Its name.
+    pub tier: String,
+    /// So many people of each kind, all of them different.
+    pub requires: Vec<Requirement>,
+    /// How many denials end the call.
+    pub denials: i32,
+    /// Whose people may take its seats as well, and from when on.
+    pub escalations: Vec<EscalationStep>,
+}
+
+/// A tier whose people are added once a call has waited long enough.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EscalationStep {
+    /// Its name.
+    pub to: String,
+    /// What it asks for.
+    pub requires: Vec<Requirement>,
+    /// When.
+    pub escalates_at: DateTime,
+    /// When it has happened.
+    #[schema(required)]
+    pub escalated_at: Option<DateTime>,
+}
+
+/// A vote as it was cast.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CastVote {
+    /// Who.
+    pub operator: String,
+    /// Whose right was used, where it was lent.
+    #[schema(required)]
+    pub r#for: Option<String>,
+    /// `approve` or `deny`.
+    pub vote: String,
+    /// Why.
+    pub reason: String,
+    /// For which identical calls to come it is too.
+    #[schema(required)]
+    pub next: Option<Next>,
+    /// When.
+    pub voted_at: DateTime,
+}
+
+/// A call that is identical to the one that waits, and is decided with it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Attached {
+    /// Its approval.
+    pub approval: String,
+    /// Itself.
+    pub call: String,
+}
+
+/// What the agent did before in the same run, without anything that was in it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LastCall {
+    /// Its id.
+    pub call: String,
+    /// What it called.
+    #[schema(required)]
+    pub tool: Option<String>,
+    /// `permit`, `park` or `deny`.
+    #[schema(required)]
+    pub decision: Option<String>,
+    /// How it ended, if it has.
+    #[schema(required)]
+    pub outcome: Option<String>,
+    /// The status with which the API answered.
+    #[schema(required)]
+    pub status: Option<i16>,
+    /// Problem codes, where there were any.
+    #[schema(required)]
+    pub reasons: Option<Vec<String>>,
+    /// When it came.
+    #[schema(required)]
+    pub received_at: Option<DateTime>,
+}
+
+impl From<RecentRow> for LastCall {
+    fn from(row: RecentRow) -> Self {
+        Self {
+            call: row.call_id,
+            tool: row.tool,
+            decision: row.decision,
+            outcome: row.outcome,
+            status: row.status,
+            reasons: row.reasons,
+            received_at: row.received_at,
+        }
+    }
+}
+
 /// An approval with everything an approver is shown.
 #[derive(Debug)]
 pub struct Shown {
     /// As it is kept.
     pub row: ApprovalRow,
     /// What each tier it waits in asks for, and when it is opened to whom.
-    pub needs: Vec<Value>,
+    pub needs: Vec<Need>,
     /// The tiers it waits in.
     pub tiers: Vec<String>,
     /// Who has voted, and for whom.
-    pub votes: Vec<Value>,
+    pub votes: Vec<CastVote>,
     /// The real arguments; gone once the call has ended.
     pub arguments: Option<Value>,
     /// The money that it is about, in words.
@@ -46,9 +151,9 @@ pub struct Shown {
     /// The agent's justification: the agent's words, not a fact.
     pub words: Option<String>,
     /// The policies that parked it, by id, as they stood then.
-    pub policy_texts: Map<String, Value>,
+    pub policy_texts: BTreeMap<String, String>,
     /// What the agent did last in the same run; read for one approval alone.
-    pub last_calls: Option<Vec<Value>>,
+    pub last_calls: Option<Vec<LastCall>>,
     /// What the run is for.
     pub purpose: Option<String>,
     /// Why the call ended without being sent, if it did.
@@ -57,10 +162,10 @@ pub struct Shown {
     pub seen: BTreeSet<String>,
     /// It waits, and what was sealed of it does not open: nobody can see what it is.
     pub unreadable: bool,
-    /// The identical calls that are decided with it: `{"approval", "call"}`, in the order in which they came.
-    pub attached: Vec<Value>,
+    /// The identical calls that are decided with it, in the order in which they came.
+    pub attached: Vec<Attached>,
     /// How far an approval may reach beyond it; none where its tiers do not allow that.
-    pub next_at_most: Option<Value>,
+    pub next_at_most: Option<Next>,
 }
 
 /// Reads an approval as an operator is shown it, with what its agent did last in the same run.
@@ -73,20 +178,8 @@ pub async fn shown(app: &App, operator: &str, row: ApprovalRow) -> Result<Shown,
     let mut connection = app.reading.pool.acquire().await?;
     let (run, call) = (&shown.row.run_id, &shown.row.call_id);
     let calls = store::recent::calls_of_run(&mut connection, run, call, LAST_CALLS).await?;
-    shown.last_calls = Some(calls.into_iter().map(last_call).collect());
+    shown.last_calls = Some(calls.into_iter().map(LastCall::from).collect());
     Ok(shown)
-}
-
-fn last_call(row: RecentRow) -> Value {
-    json!({
-        "call": row.call_id,
-        "tool": row.tool,
-        "decision": row.decision,
-        "outcome": row.outcome,
-        "status": row.status,
-        "reasons": row.reasons,
-        "received_at": row.received_at,
-    })
 }
 
 /// Reads a page of approvals, in its order: what the operator's rights, their own and lent ones, let them see of the arguments,
@@ -107,9 +200,12 @@ pub async fn shown_all(
         .iter()
         .map(|case| case.row.approval_id.clone())
         .collect();
-    let mut attached: HashMap<String, Vec<Value>> = HashMap::new();
+    let mut attached: HashMap<String, Vec<Attached>> = HashMap::new();
     for row in store::lines::attached(&mut connection, &ids).await? {
-        let other = json!({"approval": row.approval_id, "call": row.call_id});
+        let other = Attached {
+            approval: row.approval_id,
+            call: row.call_id,
+        };
         attached.entry(row.head).or_default().push(other);
     }
     let lent = store::delegations::to(&mut connection, operator).await?;
@@ -168,7 +264,7 @@ fn policy_texts(
     row: &ApprovalRow,
     digest: &str,
     former: &[PolicyText],
-) -> Map<String, Value> {
+) -> BTreeMap<String, String> {
     let text = |id: &str| {
         if *digest == *app.policy_digest {
             return app.policies.text_of(id);
@@ -179,7 +275,7 @@ fn policy_texts(
         found.map(|found| found.text.as_str())
     };
     let ids = row.policies.iter();
-    ids.filter_map(|id| Some((id.clone(), Value::from(text(id)?))))
+    ids.filter_map(|id| Some((id.clone(), text(id)?.to_owned())))
         .collect()
 }
 
@@ -189,7 +285,7 @@ fn assemble(
     case: Case,
     behind: Option<BehindRow>,
     former: &[PolicyText],
-    attached: Vec<Value>,
+    attached: Vec<Attached>,
 ) -> Shown {
     let kept = behind.as_ref().and_then(|behind| behind.sealed.as_deref());
     let opened = opened(app, people, &case, kept);
@@ -204,8 +300,7 @@ fn assemble(
     let limits = permissions::limits(app, &case).filter(|_| case.row.state == "pending");
     Shown {
         attached,
-        next_at_most: limits
-            .map(|limits| json!({"calls": limits.max_calls, "seconds": limits.max_seconds})),
+        next_at_most: limits.map(Next::at_most),
         needs: needs(&case),
         tiers: case.tiers.iter().map(|tier| tier.tier.clone()).collect(),
         votes: votes(&case),
@@ -223,63 +318,45 @@ fn assemble(
     }
 }
 
-fn needs(case: &Case) -> Vec<Value> {
+fn needs(case: &Case) -> Vec<Need> {
     let tiers = case.tiers.iter();
     tiers
         .map(|tier| {
-            let escalations: Vec<Value> = case
-                .escalations
-                .iter()
-                .filter(|step| step.tier == tier.tier)
-                .map(|step| {
-                    json!({
-                        "to": step.to_tier,
-                        "requires": step.requires.0,
-                        "escalates_at": step.escalates_at,
-                        "escalated_at": step.escalated_at,
+            let steps = case.escalations.iter();
+            let steps = steps.filter(|step| step.tier == tier.tier);
+            Need {
+                tier: tier.tier.clone(),
+                requires: tier.requires.0.clone(),
+                denials: tier.denials,
+                escalations: steps
+                    .map(|step| EscalationStep {
+                        to: step.to_tier.clone(),
+                        requires: step.requires.0.clone(),
+                        escalates_at: step.escalates_at,
+                        escalated_at: step.escalated_at,
                     })
-                })
-                .collect();
-            json!({
-                "tier": tier.tier,
-                "requires": tier.requires.0,
-                "denials": tier.denials,
-                "escalations": escalations,
-            })
+                    .collect(),
+            }
         })
         .collect()
 }
 
-fn votes(case: &Case) -> Vec<Value> {
+fn votes(case: &Case) -> Vec<CastVote> {
     let votes = case.votes.iter();
     votes
-        .map(|vote| {
-            json!({
-                "operator": vote.operator,
-                "for": (vote.authority != vote.operator).then_some(&vote.authority),
-                "vote": vote.vote,
-                "reason": vote.reason,
-                "next": vote
-                    .next_calls
-                    .zip(vote.next_seconds)
-                    .map(|(calls, seconds)| json!({"calls": calls, "seconds": seconds})),
-                "voted_at": vote.voted_at,
-            })
+        .map(|vote| CastVote {
+            operator: vote.operator.clone(),
+            r#for: (vote.authority != vote.operator).then(|| vote.authority.clone()),
+            vote: vote.vote.clone(),
+            reason: vote.reason.clone(),
+            next: Next::given(vote.next_calls, vote.next_seconds),
+            voted_at: vote.voted_at,
         })
         .collect()
-}
-
-/// A page of what somebody may approve.
-#[derive(Debug)]
-pub struct Decidable {
-    /// The approvals.
-    pub rows: Vec<ApprovalRow>,
-    /// Where the next page begins, if there may be one.
-    pub cursor: Option<String>,
 }
 
 /// The pending approvals on which this operator may vote `approve` now, by their own right or a lent one, and has not voted yet.
-/// Looks at a bounded number of rows: a page may be short, or empty, and still have a cursor.
+/// Looks at a bounded number of rows: a page may be short, or empty, and still not be the last.
 ///
 /// # Errors
 /// When the database is away.
@@ -288,7 +365,7 @@ pub async fn decidable(
     operator: &str,
     filter: &Filter<'_>,
     limit: i64,
-) -> Result<Decidable, StoreError> {
+) -> Result<Listed, StoreError> {
     let mut connection = app.pool.acquire().await?;
     let lent = store::delegations::to(&mut connection, operator).await?;
     let mut people: Vec<&str> = lent
@@ -314,27 +391,21 @@ pub async fn decidable(
             consequence: filter.consequence,
         };
         let found = store::approvals::list(&mut connection, &page, CHUNK).await?;
-        let last = i64::try_from(found.len()).unwrap_or(0) < CHUNK;
-        for case in Case::load(&mut connection, found).await? {
+        for case in Case::load(&mut connection, found.rows).await? {
             after = Some(case.row.approval_id.clone());
             if may_approve(app, &case, operator, &people, &lent) {
                 rows.push(case.row);
             }
             if i64::try_from(rows.len()).unwrap_or(i64::MAX) >= limit {
-                return Ok(Decidable {
-                    rows,
-                    cursor: after,
-                });
+                return Ok(Listed { rows, after });
             }
         }
-        if last {
-            return Ok(Decidable { rows, cursor: None });
+        after = found.after;
+        if after.is_none() {
+            break;
         }
     }
-    Ok(Decidable {
-        rows,
-        cursor: after,
-    })
+    Ok(Listed { rows, after })
 }
 
 /// The tiers in which one of these people could take a seat, as the config stands.

@@ -8,6 +8,7 @@ use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
+use utoipa::ToSchema;
 
 use super::{Ballot, Vote, counting::only};
 use crate::{
@@ -26,15 +27,35 @@ use crate::{
     },
 };
 
-/// For which calls to come an approver approves too: `{"calls": 5, "seconds": 600}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// For which identical calls to come in the same run an approver approves too: so many, and for so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Next {
+    /// How many.
+    #[schema(minimum = 1)]
     calls: u32,
+    /// For so many seconds from the approval on.
+    #[schema(minimum = 1)]
     seconds: u32,
 }
 
 impl Next {
+    /// As far as an approval may reach.
+    pub(super) fn at_most(limits: StandingLimits) -> Self {
+        Self {
+            calls: limits.max_calls,
+            seconds: limits.max_seconds,
+        }
+    }
+
+    /// As a vote has it in the table.
+    pub(super) fn given(calls: Option<i32>, seconds: Option<i32>) -> Option<Self> {
+        Some(Self {
+            calls: calls?.try_into().ok()?,
+            seconds: seconds?.try_into().ok()?,
+        })
+    }
+
     /// As many as these, as the table has it.
     pub(super) fn calls(self) -> i32 {
         i32::try_from(self.calls).unwrap_or(i32::MAX)

@@ -1,23 +1,17 @@
 //! `toolgate work`: the work list straight from the database, for when the gateway is down.
 
-use std::{
-    collections::HashMap,
-    io::{IsTerminal as _, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{collections::HashMap, io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 
 use super::check;
 use crate::{
     app::{RuleFiles, Rules, Setting, load_rules},
-    config::{self, Config, Database, Variables},
+    config::{self, Config, Database, ListFormat, Variables},
     database, resolving,
-    resolving::export,
+    resolving::export::{self, Pages, Printer, WorkItem},
     store::work::WorkRow,
 };
 
@@ -94,7 +88,11 @@ async fn print(
     config: &Config,
     connection: &mut PgConnection,
 ) -> anyhow::Result<()> {
-    let rows = export::waiting(connection, args.kind.as_deref()).await?;
+    let mut rows: Vec<WorkRow> = Vec::new();
+    let mut pages = Pages::of(args.kind.as_deref());
+    while let Some(page) = pages.next(connection).await? {
+        rows.extend(page);
+    }
     let mut shown = HashMap::new();
     if let Some(operator) = &args.arguments_for {
         let rules = rules(config, operator)?;
@@ -110,25 +108,18 @@ async fn print(
         let (world, keyring) = ((setting, &rules), config.keyring()?);
         shown.extend(export::real_arguments(connection, world, &keyring, operator, &may).await?);
     }
-    let items: Vec<Value> = rows
+    let items: Vec<WorkItem> = rows
         .iter()
-        .map(|row| {
-            let mut item = export::to_json(row);
-            if let (Some(item), Some(arguments)) =
-                (item.as_object_mut(), shown.remove(&row.call_id))
-            {
-                item.insert("arguments".to_owned(), arguments);
-            }
-            item
+        .map(|row| WorkItem {
+            arguments: shown.remove(&row.call_id),
+            ..WorkItem::of(row)
         })
         .collect();
-    let text = match args.format {
-        Format::Csv => export::csv(&items),
-        Format::Json if std::io::stdout().is_terminal() => {
-            format!("{}\n", serde_json::to_string_pretty(&items)?)
-        }
-        Format::Json => format!("{}\n", serde_json::to_string(&items)?),
-    };
+    let mut printer = Printer::new(match args.format {
+        Format::Json => ListFormat::Json,
+        Format::Csv => ListFormat::Csv,
+    });
+    let text = printer.items(&items) + &printer.end();
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())
 }

@@ -149,11 +149,11 @@ impl Resolver<'_> {
                 );
             }
             let is_for_people = spanned.value.slack.is_some() || spanned.value.email.is_some();
-            if is_for_people && written.public_url.is_none() {
+            if is_for_people && written.public_url.is_none() && !written.links.are_all_given() {
                 self.wrong(
                     spanned,
                     format!("the messages of {name} would have no link"),
-                    "set public_url, the base URL under which people reach the operators' listener",
+                    "set public_url, the base URL under which people reach the operators' listener, or both links",
                 );
             }
             if let Some(destination) = self.destination(name, spanned, written) {

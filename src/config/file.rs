@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU64, path::PathBuf
 
 use serde::Deserialize;
 
-use super::destinations;
+use super::{destinations, links, work_list};
 use crate::{call::ClassRules, yaml::Spanned};
 
 #[derive(Deserialize)]
@@ -31,8 +31,11 @@ pub(super) struct Config {
     pub tiers: BTreeMap<String, Spanned<Tier>>,
     pub public_url: Option<Spanned<String>>,
     #[serde(default)]
+    pub links: links::Written,
+    #[serde(default)]
     pub destinations: BTreeMap<String, Spanned<destinations::Written>>,
     pub state_directory: Option<Spanned<String>>,
+    pub work_list_copy: Option<Spanned<work_list::Written>>,
 }
 
 #[derive(Deserialize)]

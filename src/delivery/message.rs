@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 
-use crate::{clock::Timestamp, redaction::Redactor, store::outbox::DueRow, visible};
+use crate::{clock::Timestamp, config::Links, redaction::Redactor, store::outbox::DueRow, visible};
 
 /// The most that is quoted of an agent, in characters.
 const WORDS: usize = 500;
@@ -33,7 +33,7 @@ pub(super) struct Message {
 }
 
 impl Message {
-    pub(super) fn of(row: &DueRow, public_url: Option<&str>, redactor: &Redactor) -> Self {
+    pub(super) fn of(row: &DueRow, links: &Links, redactor: &Redactor) -> Self {
         let clean = |text: &Option<String>| {
             text.as_deref()
                 .map(|text| short(&redactor.text(text), WORDS))
@@ -49,10 +49,12 @@ impl Message {
             ("purpose", clean(&row.purpose)),
             ("triggered by", clean(&row.triggered_by)),
         ];
-        let link = public_url.map(|base| match text("approval") {
-            Some(approval) => format!("{base}/v1/approvals/{approval}"),
-            None => format!("{base}/v1/kill-switches"),
-        });
+        let link = if is_halt {
+            &links.halt
+        } else {
+            &links.approval
+        };
+        let link = link.as_ref().map(|link| link.to(text));
         Self {
             event_id: row.event_id.clone(),
             kind: row.kind.clone(),

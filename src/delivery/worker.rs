@@ -127,7 +127,7 @@ impl Worker {
 
 /// One try, and what came of it written down, however long that takes: until then nobody tries it again.
 async fn one(delivery: &Delivery, destination: &Destination, row: DueRow) {
-    let message = Message::of(&row, delivery.public_url.as_deref(), &delivery.redactor);
+    let message = Message::of(&row, &delivery.links, &delivery.redactor);
     let sent = destination.send(&message, clock::now()).await;
     let tries = usize::try_from(row.attempts).unwrap_or(0) + 1;
     loop {

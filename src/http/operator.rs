@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::{
     app::App,
@@ -16,18 +17,20 @@ use crate::{
 };
 
 pub(super) mod approvals;
-mod cursor;
 pub(super) mod delegations;
 pub(super) mod deliveries;
 pub(super) mod entries;
 mod filter;
 pub(super) mod history;
 pub(super) mod kill_switches;
+mod paging;
 pub(super) mod permissions;
 mod reading;
 pub(super) mod statistics;
 pub(super) mod stream;
 pub(super) mod work;
+
+pub(super) use paging::LIMITS;
 
 /// The longest reason an operator may give.
 const REASON_BYTES: usize = 2_000;
@@ -95,10 +98,12 @@ fn refused(action: &str, mut refusal: Refusal) -> Refusal {
     refusal
 }
 
-/// `{"reason": "…"}` and, for decisions, the digest.
-#[derive(Deserialize)]
+/// Why an operator does something.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Because {
+    /// In words; it is kept, shown and recorded.
+    #[schema(min_length = 1, max_length = 2000)]
     reason: String,
 }
 

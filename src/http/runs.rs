@@ -10,13 +10,13 @@ use axum::{
 };
 use chrono::TimeDelta;
 use http::{HeaderMap, StatusCode};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::input::{self, Named};
 use crate::{
     app::App,
-    clock,
+    clock::{self, Timestamp as DateTime},
     config::Agent,
     ids::RunId,
     pipeline,
@@ -29,14 +29,43 @@ const TEXT_BYTES: usize = 1_000;
 /// The longest run.
 const LONGEST_SECONDS: i64 = 30 * 24 * 3_600;
 
-#[derive(Deserialize)]
+/// Who or what started an agent, and what for.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Opening {
+    /// For instance a ticket, a schedule or a person.
+    #[schema(min_length = 1, max_length = 1000)]
+    triggered_by: String,
+    #[schema(min_length = 1, max_length = 1000)]
+    purpose: String,
+    /// Fewer scopes than the agent has; `[]` is none, left out is all of them.
+    #[serde(default, deserialize_with = "said")]
+    #[schema(nullable = false)]
+    scopes: Option<Vec<String>>,
+    /// Left out: it does not end by itself.
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    expires_in_seconds: Option<i64>,
+}
+
+/// A run that was opened. Send `run` back as `Toolgate-Run`.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OpenedRun {
+    run: String,
+    agent: String,
     triggered_by: String,
     purpose: String,
-    #[serde(default, deserialize_with = "said")]
-    scopes: Option<Vec<String>>,
-    expires_in_seconds: Option<i64>,
+    scopes: Vec<String>,
+    #[schema(required)]
+    expires_at: Option<DateTime>,
+}
+
+/// A run in which no more calls are made.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndedRun {
+    run: String,
+    ended_at: DateTime,
 }
 
 /// Left out is the agent's own; `null` says nothing clear and is refused.
@@ -46,6 +75,10 @@ fn said<'de, D: serde::Deserializer<'de>>(
     Vec::deserialize(deserializer).map(Some)
 }
 
+/// Opens a run
+#[utoipa::path(post, path = "/v1/runs", operation_id = "open_run", tag = "runs",
+    request_body(content = Opening, example = json!({"triggered_by": "ticket:4711", "purpose": "settle a complaint", "scopes": ["desk.refunds:write"]})),
+    responses((status = 201, description = "The run.", body = OpenedRun)))]
 pub(super) async fn open(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -64,14 +97,14 @@ pub(super) async fn open(
         .open(&agent, new, now)
         .await
         .map_err(|error| unavailable(&error))?;
-    let body = Json(json!({
-        "run": run.id,
-        "agent": run.agent,
-        "triggered_by": run.triggered_by,
-        "purpose": run.purpose,
-        "scopes": run.scopes,
-        "expires_at": run.expires_at,
-    }));
+    let body = Json(OpenedRun {
+        run: run.id.to_string(),
+        agent: run.agent.to_string(),
+        triggered_by: run.triggered_by.clone(),
+        purpose: run.purpose.clone(),
+        scopes: run.scopes.clone(),
+        expires_at: run.expires_at,
+    });
     Ok((StatusCode::CREATED, body).into_response())
 }
 
@@ -126,17 +159,26 @@ fn checked(agent: &Agent, opening: Opening) -> Result<NewRun, Refusal> {
     })
 }
 
+/// Ends a run
+///
+/// No more calls are made in it; what was approved and not sent yet is voided.
+#[utoipa::path(post, path = "/v1/runs/{run}/end", operation_id = "end_run", tag = "runs",
+    params(("run" = String, Path, description = "The run's id.")),
+    responses((status = 200, description = "It is over.", body = EndedRun)))]
 pub(super) async fn end(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
-) -> Result<Json<serde_json::Value>, Refusal> {
+) -> Result<Json<EndedRun>, Refusal> {
     let now = clock::now();
     let agent = pipeline::agent(&app, &headers, now)?;
     let unknown = || Refusal::new(Reason::NotFound, "This agent has no open run of this id.");
     let run: RunId = id.parse().map_err(|_not_an_id| unknown())?;
     match app.runs.end(&run, &agent, now).await {
-        Ok(()) => Ok(Json(json!({"run": run, "ended_at": now}))),
+        Ok(()) => Ok(Json(EndedRun {
+            run: run.to_string(),
+            ended_at: now,
+        })),
         Err(RunError::NotOpen) => Err(unknown()),
         Err(error) => Err(unavailable(&error)),
     }

@@ -1,12 +1,16 @@
 //! Approvals, the tiers they wait in, and votes. Times are compared on the database's clock.
 
-use sqlx::{Connection as _, PgConnection};
+use sqlx::PgConnection;
 
 use super::{StoreError, composition::NewTier};
 use crate::{
     clock::Timestamp,
     ids::{ApprovalId, CallId, PermissionId},
 };
+
+mod pages;
+
+pub use pages::{Filter, Listed, list};
 
 /// An approval as it is kept.
 #[derive(Debug, Clone)]
@@ -123,133 +127,8 @@ pub async fn pending_of(
     Ok(count)
 }
 
-/// What a list shows.
-#[derive(Debug, Default)]
-#[expect(missing_docs, reason = "each narrows the list to rows with that value")]
-pub struct Filter<'a> {
-    /// Any of these; none for all.
-    pub states: &'a [String],
-    pub agent: Option<&'a str>,
-    pub run: Option<&'a str>,
-    pub tool: Option<&'a str>,
-    pub consequence: Option<&'a str>,
-    /// Waiting in any of these.
-    pub tiers: Option<&'a [String]>,
-    /// Rows behind this id.
-    pub after: Option<&'a str>,
-}
-
-/// Approvals in the order in which they were made; of those that wait in one line only its head. Each state (and tier) is read along an index of its own and no further than
-/// the limit; the statement is planned for the filters it has, every time.
-///
-/// # Errors
-/// When the database is away.
-pub async fn list(
-    connection: &mut PgConnection,
-    filter: &Filter<'_>,
-    limit: i64,
-) -> Result<Vec<ApprovalRow>, StoreError> {
-    let all = STATES.map(str::to_owned);
-    let states = if filter.states.is_empty() {
-        &all
-    } else {
-        filter.states
-    };
-    let after = filter.after.unwrap_or_default();
-    let mut transaction = connection.begin().await?;
-    // One plan for all filters would read along none of the indexes.
-    sqlx::query!("SET LOCAL plan_cache_mode = force_custom_plan")
-        .execute(&mut *transaction)
-        .await?;
-    // State by state, so that each is planned for how many there are of it.
-    let mut rows = Vec::new();
-    for state in states {
-        rows.extend(match filter.tiers {
-            Some(tiers) => {
-                list_in_tiers(&mut transaction, filter, (state, tiers), after, limit).await?
-            }
-            None => list_all(&mut transaction, filter, state, after, limit).await?,
-        });
-    }
-    rows.sort_by(|a, b| a.approval_id.cmp(&b.approval_id));
-    // Decided between two of the queries.
-    rows.dedup_by(|a, b| a.approval_id == b.approval_id);
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    transaction.commit().await?;
-    Ok(rows)
-}
-
-/// `OFFSET 0` keeps the two tables from being merged, which would read all approvals between those of a rare tier.
-async fn list_in_tiers(
-    connection: &mut PgConnection,
-    filter: &Filter<'_>,
-    (state, tiers): (&str, &[String]),
-    after: &str,
-    limit: i64,
-) -> Result<Vec<ApprovalRow>, StoreError> {
-    let rows = sqlx::query_as!(
-        ApprovalRow,
-        r#"SELECT DISTINCT ON (a.approval_id) approval_id, call_id, run_id, agent, owner, triggered_by, api, tool,
-                  consequence, digest, policies, a.state, created_at, expires_at, frozen_at, decided_at,
-                  attached_to, permission_id, (a.state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
-           FROM unnest($2::text[]) AS w (tier)
-           CROSS JOIN LATERAL (
-               SELECT a.* FROM toolgate.approval_tiers AS t CROSS JOIN LATERAL (
-                   SELECT * FROM toolgate.approvals AS a
-                   WHERE a.approval_id = t.approval_id
-                     AND ($4::text IS NULL OR a.agent = $4) AND ($5::text IS NULL OR a.run_id = $5)
-                     AND ($6::text IS NULL OR a.tool = $6) AND ($7::text IS NULL OR a.consequence = $7)
-                   OFFSET 0) AS a
-               WHERE t.tier = w.tier AND t.state = $1 AND t.approval_id > $3
-                 AND (a.attached_to IS NULL OR t.state <> 'pending')
-               ORDER BY t.approval_id LIMIT $8) AS a
-           ORDER BY a.approval_id LIMIT $8"#,
-        state,
-        tiers,
-        after,
-        filter.agent,
-        filter.run,
-        filter.tool,
-        filter.consequence,
-        limit
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
-}
-
 /// Every state that an approval can be in.
 pub const STATES: [&str; 5] = ["pending", "approved", "denied", "expired", "voided"];
-
-async fn list_all(
-    connection: &mut PgConnection,
-    filter: &Filter<'_>,
-    state: &str,
-    after: &str,
-    limit: i64,
-) -> Result<Vec<ApprovalRow>, StoreError> {
-    let rows = sqlx::query_as!(
-        ApprovalRow,
-        r#"SELECT approval_id, call_id, run_id, agent, owner, triggered_by, api, tool, consequence, digest, policies,
-                  state, created_at, expires_at, frozen_at, decided_at,
-                  attached_to, permission_id, (state IN ('pending', 'approved') AND frozen_at IS NULL AND GREATEST(expires_at, decided_at + (expires_at - created_at)) <= now()) AS "overdue!"
-           FROM toolgate.approvals
-           WHERE state = $1 AND approval_id > $2 AND (attached_to IS NULL OR state <> 'pending')
-             AND ($3::text IS NULL OR agent = $3) AND ($4::text IS NULL OR run_id = $4)
-             AND ($5::text IS NULL OR tool = $5) AND ($6::text IS NULL OR consequence = $6)
-           ORDER BY approval_id LIMIT $7"#,
-        state,
-        after,
-        filter.agent,
-        filter.run,
-        filter.tool,
-        filter.consequence,
-        limit
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows)
-}
 
 /// The approval of that id.
 ///

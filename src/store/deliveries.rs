@@ -3,10 +3,12 @@
 use sqlx::PgConnection;
 
 use super::{StoreError, outbox::EventRow};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, Timestamp as DateTime};
 
-/// A delivery as operators are shown it.
-#[derive(Debug, Clone, serde::Serialize)]
+/// A message on its way to one destination.
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Delivery)]
 #[expect(
     missing_docs,
     reason = "the columns are described where they are made, in migrations/"
@@ -22,12 +24,15 @@ pub struct DeliveryRow {
     pub subject: String,
     pub state: String,
     pub attempts: i32,
-    pub occurred_at: Timestamp,
-    pub queued_at: Timestamp,
-    pub next_try_at: Timestamp,
-    pub last_try_at: Option<Timestamp>,
+    pub occurred_at: DateTime,
+    pub queued_at: DateTime,
+    pub next_try_at: DateTime,
+    #[schema(required)]
+    pub last_try_at: Option<DateTime>,
+    #[schema(required)]
     pub last_error: Option<String>,
-    pub ended_at: Option<Timestamp>,
+    #[schema(required)]
+    pub ended_at: Option<DateTime>,
 }
 
 /// Deliveries in the order in which they were made.

@@ -37,7 +37,7 @@ use crate::{
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_toolgate");
 
-fn random(below: u64) -> u64 {
+pub fn random(below: u64) -> u64 {
     RandomState::new().build_hasher().finish() % below
 }
 
@@ -205,7 +205,7 @@ impl Running {
         panic!("it does not start: {:#?}", running.said.lock());
     }
 
-    fn kill_9(mut self) {
+    pub fn kill_9(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -252,7 +252,7 @@ fn read(
 
 /// The API behind the gateway: it notes each refund when the head of the request arrives, and answers when its gate is
 /// open, a few milliseconds later.
-struct Upstream {
+pub struct Upstream {
     address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
     gate: watch::Sender<bool>,
@@ -298,7 +298,7 @@ impl Upstream {
     }
 
     /// How often each call has arrived.
-    fn by_call(&self) -> BTreeMap<String, usize> {
+    pub fn by_call(&self) -> BTreeMap<String, usize> {
         let mut counted = BTreeMap::new();
         for call in &*self.log.lock() {
             *counted.entry(call.clone()).or_default() += 1;
@@ -344,17 +344,17 @@ async fn refund(State(mut handler): State<Handler>, request: Request) -> Respons
 }
 
 /// `toolgate serve` with its home, in front of that API.
-struct Stand {
-    place: Place,
-    upstream: Upstream,
+pub struct Stand {
+    pub place: Place,
+    pub upstream: Upstream,
     agent_key: String,
-    operator_key: String,
+    pub operator_key: String,
     http: reqwest::Client,
 }
 
 impl Stand {
     /// The stand with its keys made, and the gateway running.
-    async fn new() -> (Self, Running) {
+    pub async fn new() -> (Self, Running) {
         let place = Place::new();
         place.write_config();
         let mut stand = Self {
@@ -381,7 +381,7 @@ impl Stand {
         self.place.variables(url)
     }
 
-    async fn start(&self) -> Running {
+    pub async fn start(&self) -> Running {
         let config = self.place.config();
         let arguments = ["serve", "--config", config.to_str().unwrap()];
         Running::start(&arguments, &self.variables()).await
@@ -398,24 +398,24 @@ impl Stand {
         String::from_utf8(made.stdout).unwrap().trim().to_owned()
     }
 
-    fn agent(&self, running: &Running, method: Method, path: &str) -> RequestBuilder {
+    pub fn agent(&self, running: &Running, method: Method, path: &str) -> RequestBuilder {
         self.http
             .request(method, format!("http://{}{path}", running.agents))
             .bearer_auth(&self.agent_key)
     }
 
-    fn operator(&self, running: &Running, method: Method, path: &str) -> RequestBuilder {
+    pub fn operator(&self, running: &Running, method: Method, path: &str) -> RequestBuilder {
         self.http
             .request(method, format!("http://{}{path}", running.operators))
             .bearer_auth(&self.operator_key)
     }
 
-    fn refund(&self, running: &Running, amount_cents: u32) -> RequestBuilder {
+    pub fn refund(&self, running: &Running, amount_cents: u32) -> RequestBuilder {
         self.agent(running, Method::POST, "/desk/refunds")
             .json(&refund_of(amount_cents))
     }
 
-    async fn open_run(&self, running: &Running) -> String {
+    pub async fn open_run(&self, running: &Running) -> String {
         let body = json!({"triggered_by": "ticket:9", "purpose": "a test"});
         send(self.agent(running, Method::POST, "/v1/runs").json(&body))
             .await
@@ -427,7 +427,7 @@ impl Stand {
     }
 
     /// Parks a refund; gives its call.
-    async fn park(&self, running: &Running, run: &str, amount_cents: u32) -> String {
+    pub async fn park(&self, running: &Running, run: &str, amount_cents: u32) -> String {
         let request = self
             .refund(running, amount_cents)
             .header("toolgate-run", run);

@@ -25,7 +25,7 @@ pub fn with(destinations: &str) -> Setup {
 }
 
 /// A destination with a webhook to this receiver, and further lines.
-fn hook(name: &str, receiver: &Receiver, more: &str) -> String {
+pub fn hook(name: &str, receiver: &Receiver, more: &str) -> String {
     format!(
         "  {name}:\n    webhook:\n      url: {}\n      secrets: [\"${{env:HOOK_SECRET}}\"]\n      allow_private_addresses: true\n{more}",
         receiver.url()
@@ -701,4 +701,64 @@ fn what_is_wrong_with_a_destination_is_told_at_its_place_and_without_its_secrets
         .iter()
         .filter(|finding| finding.message.contains("no link"));
     assert_eq!(links.count(), 2, "Slack and mail lead people somewhere");
+}
+
+#[tokio::test]
+async fn a_link_leads_to_what_it_is_about() {
+    let receiver = Receiver::start().await;
+    let world = with(&hook("people", &receiver, "")).start().await;
+    world.parked(None, 25_000).await;
+    let halt = world.halt(json!({"kind": "api", "id": "desk"})).await;
+    for (kind, member) in [
+        ("approval.created", "approval"),
+        ("halt.pulled", "kill_switch"),
+    ] {
+        let told = receiver.of(kind).await.json()["data"].clone();
+        let link = told["link"].as_str().unwrap();
+        let path = link.strip_prefix("https://gate.example.com").unwrap();
+        let answer = send(world.operator("ada", Method::GET, path))
+            .await
+            .expect(200);
+        assert!(
+            answer
+                .body
+                .to_string()
+                .contains(told[member].as_str().unwrap()),
+            "{link}"
+        );
+        // Whoever follows it without a key is told what it takes.
+        let url = format!("http://{}{path}", world.gateway.operators);
+        let answer = send(world.anybody(Method::GET, &url)).await;
+        answer.problem(401, "unauthenticated");
+    }
+    world.resume(&halt).await;
+
+    // People with a page of their own are led there.
+    let world = world
+        .restart(|mut setup| {
+            setup.config.push_str(
+                "links:\n  approval: https://people.example.com/calls/{call}?a={approval}&r={run}\n  halt: https://people.example.com/halts/{kill_switch}\n",
+            );
+            setup
+        })
+        .await;
+    let before = receiver.got().len();
+    let run = world.run().await;
+    let (call, approval) = world.parked(Some(&run), 25_001).await;
+    let halt = world.halt(json!({"kind": "api", "id": "desk"})).await;
+    let got = receiver.has(before + 2).await;
+    let links: Vec<Value> = got[before..]
+        .iter()
+        .map(|one| one.json()["data"]["link"].clone())
+        .collect();
+    assert!(
+        links.contains(&json!(format!(
+            "https://people.example.com/calls/{call}?a={approval}&r={run}"
+        ))),
+        "{links:?}"
+    );
+    assert!(
+        links.contains(&json!(format!("https://people.example.com/halts/{halt}"))),
+        "{links:?}"
+    );
 }

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use sqlx::{PgConnection, Row as _};
+use toolgate::entry::{Decision, Kind};
 
 use crate::{records::connect, support::new_database};
 
@@ -90,4 +91,21 @@ async fn the_dictionary_is_what_the_database_says() {
         written, now,
         "src/audit/DICTIONARY.md is stale: TOOLGATE_WRITE_DICTIONARY=1 tests/run the_dictionary"
     );
+}
+
+/// A kind that the code does not list cannot be asked for.
+#[tokio::test]
+async fn every_kind_of_entry_and_every_decision_can_be_asked_for() {
+    let database = new_database().await;
+    let mut auditor = connect("toolgate_auditor", &database).await;
+    let query = "SELECT enum_range(NULL::audit.entry_kind)::text[], enum_range(NULL::audit.decision)::text[]";
+    let row = sqlx::query(query).fetch_one(&mut auditor).await.unwrap();
+    let sorted = |mut names: Vec<String>| {
+        names.sort();
+        names
+    };
+    let kinds = Kind::ALL.map(|kind| kind.as_str().to_owned()).to_vec();
+    assert_eq!(sorted(kinds), sorted(row.get(0)));
+    let decisions = Decision::ALL.map(|decision| decision.as_str().to_owned());
+    assert_eq!(sorted(decisions.to_vec()), sorted(row.get(1)));
 }

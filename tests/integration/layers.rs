@@ -128,7 +128,7 @@ const RULES: [Rule; 3] = [
 ];
 
 /// The modules that know the config's types.
-const CONFIG: [(&str, &str); 10] = [
+const CONFIG: [(&str, &str); 12] = [
     ("config", "is it"),
     ("app", "joins it with the rest"),
     ("database", "which database"),
@@ -139,6 +139,14 @@ const CONFIG: [(&str, &str); 10] = [
     ("delivery", "its destinations, handed over by `app`"),
     ("pipeline", "`Agent` and `Credential`, handed out by `app`"),
     ("http", "`Agent`, handed out by `pipeline`"),
+    (
+        "resolving",
+        "`ListFormat`, which the config names by a file's end",
+    ),
+    (
+        "workers",
+        "where the work list is copied to, handed over by `app`",
+    ),
 ];
 
 fn files() -> BTreeMap<String, String> {

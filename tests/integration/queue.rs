@@ -1,27 +1,36 @@
 //! A long queue of approvals: each page, however it is narrowed, reads a bounded number of rows, and a new call counts no
 //! further than its agent's limit.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use reqwest::Method;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use toolgate::store::{self, approvals::Filter};
+use toolgate::store::{
+    self,
+    approvals::{Filter, Listed, STATES},
+};
 
 use crate::support::{World, send};
 
 const PENDING: i64 = 100_000;
+/// Of each state in which a call was decided.
+const DECIDED: i64 = 10_000;
 
-/// A queue of other agents' calls, one in a thousand of them rare in every way, and some that are decided already.
+/// A queue of other agents' calls, one in a thousand of them rare in every way, and some that are decided already: one state
+/// lies before all the others, one behind them, and two among them, so that no guess at where the next row lies is right.
 async fn fill(world: &World) {
     let (call, _) = world.parked(None, 25_000).await;
     let mut owner = world.connect("superuser").await;
     let names = format!(
         "CREATE TEMPORARY TABLE made AS
          SELECT n, state, n % 1000 = 7 AS rare,
-                'call_7' || lpad(n::text, 24, '0') || s AS call_id, 'appr_7' || lpad(n::text, 24, '0') || s AS approval_id
-         FROM generate_series(1, {PENDING}) AS n, (VALUES ('P', 'pending'), ('D', 'denied')) AS states (s, state)
-         WHERE s = 'P' OR n <= 20000"
+                'call_' || place || lpad(n::text, 24, '0') || s AS call_id,
+                'appr_' || place || lpad(n::text, 24, '0') || s AS approval_id
+         FROM generate_series(1, {PENDING}) AS n,
+              (VALUES ('P', 'pending', 7), ('D', 'denied', 7), ('E', 'expired', 7), ('V', 'voided', 6), ('A', 'approved', 8))
+                  AS states (s, state, place)
+         WHERE s = 'P' OR n <= {DECIDED}"
     );
     let calls = format!(
         "INSERT INTO toolgate.calls (call_id, run_id, agent, tool, digest, contract_digest, sealed, state, executed, received_at)
@@ -69,128 +78,138 @@ async fn rows_read(connection: &mut PgConnection) -> i64 {
     .unwrap()
 }
 
-async fn listed(connection: &mut PgConnection, filter: &Filter<'_>) -> (usize, i64) {
+async fn listed(connection: &mut PgConnection, filter: &Filter<'_>) -> (Listed, i64) {
     let mut transaction = connection.begin().await.unwrap();
     let before = rows_read(&mut transaction).await;
-    let rows = store::approvals::list(&mut transaction, filter, 51)
+    let found = store::approvals::list(&mut transaction, filter, LIMIT)
         .await
         .unwrap();
     let read = rows_read(&mut transaction).await - before;
     transaction.rollback().await.unwrap();
-    (rows.len(), read)
+    (found, read)
+}
+
+const LIMIT: i64 = 50;
+/// What a page looks at in each state and tier where filters are combined.
+const LOOK: i64 = 1_000;
+
+/// One of each filter: many rows have it, few, none.
+struct Choice {
+    agent: Option<&'static str>,
+    run: Option<&'static str>,
+    tool: Option<&'static str>,
+    consequence: Option<&'static str>,
+    tiers: Option<Vec<String>>,
+}
+
+/// Each filter alone and each two of them, common, rare and mixed; all of them; none; and what nothing has.
+fn choices() -> Vec<Choice> {
+    // 0: left out, 1: common, 2: rare.
+    let mut picks = vec![[0; 5], [1; 5], [2; 5]];
+    for one in 0..5 {
+        for of_one in 1..3 {
+            let mut pick = [0; 5];
+            pick[one] = of_one;
+            picks.push(pick);
+            for other in one + 1..5 {
+                pick[other] = 3 - of_one;
+                picks.push(pick);
+                pick[other] = 0;
+            }
+        }
+    }
+    let pick = |which: usize, common, rare| [None, Some(common), Some(rare)][which];
+    let mut choices: Vec<Choice> = picks
+        .into_iter()
+        .map(|[agent, run, tool, consequence, tier]| Choice {
+            agent: pick(agent, "bulk-bot", "rare-bot"),
+            run: pick(run, "run_bulk", "run_rare"),
+            tool: pick(tool, "desk.refunds.create", "desk.users.promote"),
+            consequence: pick(consequence, "money_movement", "permission_change"),
+            tiers: pick(tier, "finance", "security").map(|tier| vec![tier.to_owned()]),
+        })
+        .collect();
+    let both = ["finance".to_owned(), "security".to_owned()];
+    for (agent, tiers) in [
+        (None, Some(both.to_vec())),
+        (Some("no-bot"), Some(both.to_vec())),
+        (Some("no-bot"), None),
+    ] {
+        choices.push(Choice {
+            agent,
+            run: None,
+            tool: None,
+            consequence: None,
+            tiers,
+        });
+    }
+    choices
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_of_a_hundred_thousand_is_read_a_page_at_a_time() {
+async fn a_queue_of_a_hundred_thousand_is_read_a_page_at_a_time_however_it_is_narrowed() {
     let world = World::shipped().await;
     fill(&world).await;
     let mut gateway = world.connect("toolgate_gateway").await;
-    let pending = ["pending".to_owned()];
-    let [finance, security, both] = [
-        vec!["finance".to_owned()],
-        vec!["security".to_owned()],
-        vec!["finance".to_owned(), "security".to_owned()],
+    let states = STATES.map(str::to_owned);
+    let places = [
+        "".to_owned(),
+        format!("appr_7{:024}P", PENDING / 2),
+        "appr_9".to_owned(),
     ];
-    let late = format!("appr_7{:024}P", PENDING / 2);
-    {
-        let states = &pending[..];
-        let any = || Filter {
-            states,
-            ..Filter::default()
-        };
-        let filters = [
-            ("all", any()),
-            (
-                "late",
-                Filter {
-                    after: Some(&late),
-                    ..any()
-                },
-            ),
-            (
-                "agent",
-                Filter {
-                    agent: Some("bulk-bot"),
-                    ..any()
-                },
-            ),
-            (
-                "rare agent",
-                Filter {
-                    agent: Some("rare-bot"),
-                    ..any()
-                },
-            ),
-            (
-                "no agent",
-                Filter {
-                    agent: Some("no-bot"),
-                    ..any()
-                },
-            ),
-            (
-                "run",
-                Filter {
-                    run: Some("run_rare"),
-                    ..any()
-                },
-            ),
-            (
-                "tool",
-                Filter {
-                    tool: Some("desk.users.promote"),
-                    ..any()
-                },
-            ),
-            (
-                "consequence",
-                Filter {
-                    consequence: Some("permission_change"),
-                    ..any()
-                },
-            ),
-            (
-                "tier",
-                Filter {
-                    tiers: Some(&finance),
-                    ..any()
-                },
-            ),
-            (
-                "rare tier",
-                Filter {
-                    tiers: Some(&security),
-                    ..any()
-                },
-            ),
-            (
-                "both tiers",
-                Filter {
-                    tiers: Some(&both),
-                    after: Some(&late),
-                    ..any()
-                },
-            ),
-            (
-                "rare agent and tool",
-                Filter {
-                    agent: Some("rare-bot"),
-                    tool: Some("desk.users.promote"),
-                    ..any()
-                },
-            ),
-        ];
-        for (what, filter) in filters {
-            let (rows, read) = listed(&mut gateway, &filter).await;
-            assert_eq!(rows, if what == "no agent" { 0 } else { 51 }, "{what}");
-            // A page of each state and tier, from two tables.
-            let most = 51 * 2 * i64::try_from(states.len()).unwrap() * 2 + 51;
-            assert!(
-                read <= most,
-                "{what} of {} states read {read} rows",
-                states.len()
-            );
+    let narrowings = states.iter().map(std::slice::from_ref).chain([&[][..]]);
+    for states in narrowings {
+        for (choice, place) in choices()
+            .iter()
+            .flat_map(|choice| places.iter().map(move |place| (choice, place)))
+        {
+            let filter = Filter {
+                states,
+                agent: choice.agent,
+                run: choice.run,
+                tool: choice.tool,
+                consequence: choice.consequence,
+                tiers: choice.tiers.as_deref(),
+                after: Some(place),
+            };
+            let (found, read) = listed(&mut gateway, &filter).await;
+            let names = [filter.agent, filter.run, filter.tool, filter.consequence];
+            let filters = names.iter().flatten().count() + usize::from(filter.tiers.is_some());
+            let look = if filters > 1 { LOOK } else { LIMIT + 1 };
+            let tiers = filter.tiers.map_or(1, <[String]>::len);
+            let ways = if states.is_empty() { STATES.len() } else { 1 } * tiers;
+            // Each row that is looked at counts once in its index and once when it is read.
+            let most = i64::try_from(ways).unwrap() * look * 2;
+            assert!(read <= most, "{filter:?} read {read} rows, not {most}");
+            // With filters that have an index a page is full as long as there are rows.
+            if filters <= 1 && found.after.is_some() {
+                assert_eq!(found.rows.len(), 50, "{filter:?}");
+            }
         }
+    }
+    // Page by page everything comes once, also where most pages are empty.
+    let rare = i64::try_from(STATES.len() - 1).unwrap() * DECIDED / 1_000 + PENDING / 1_000;
+    for (agent, tier, count) in [("rare-bot", "security", rare), ("rare-bot", "finance", 0)] {
+        let tiers = [tier.to_owned()];
+        let mut seen = BTreeSet::new();
+        let mut after = None;
+        loop {
+            let filter = Filter {
+                agent: Some(agent),
+                tiers: Some(&tiers),
+                after: after.as_deref(),
+                ..Filter::default()
+            };
+            let (found, _) = listed(&mut gateway, &filter).await;
+            for row in found.rows {
+                assert!(seen.insert(row.approval_id));
+            }
+            after = found.after;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(i64::try_from(seen.len()).unwrap(), count, "{tier}");
     }
     let mut transaction = gateway.begin().await.unwrap();
     let before = rows_read(&mut transaction).await;
@@ -241,7 +260,7 @@ async fn by_http(world: &World) {
         assert_eq!(page.body["has_more"], json!(count != 100), "{query}");
     }
     // Every one of the rare ones comes once, page by page.
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut cursor = String::new();
     loop {
         let path = format!("/v1/approvals?mine=true&agent=rare-bot&limit=30{cursor}");

@@ -13,9 +13,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpListener,
 };
+use tokio_rustls::TlsAcceptor;
 
 /// What it does with a request.
 #[derive(Debug, Clone)]
@@ -112,6 +113,16 @@ impl Receiver {
     }
 
     pub async fn at(address: SocketAddr) -> Self {
+        Self::listen(address, None).await
+    }
+
+    /// One that speaks TLS, with this certificate.
+    pub async fn with_tls(config: Arc<rustls::ServerConfig>) -> Self {
+        let tls = TlsAcceptor::from(config);
+        Self::listen("127.0.0.1:0".parse().unwrap(), Some(tls)).await
+    }
+
+    async fn listen(address: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
@@ -120,7 +131,18 @@ impl Receiver {
             async move {
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
-                    tokio::spawn(serve(stream, Arc::clone(&shared)));
+                    let (tls, shared) = (tls.clone(), Arc::clone(&shared));
+                    tokio::spawn(async move {
+                        match tls {
+                            None => serve(stream, shared).await,
+                            Some(tls) => {
+                                // Whoever does not like the certificate goes.
+                                if let Ok(stream) = tls.accept(stream).await {
+                                    serve(stream, shared).await;
+                                }
+                            }
+                        }
+                    });
                 }
             }
         });
@@ -176,7 +198,7 @@ impl Receiver {
     }
 }
 
-async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
     let Some(got) = read(&mut stream).await else {
         return;
     };
@@ -200,9 +222,10 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     let text = format!("HTTP/1.1 {answer}{length}\r\nConnection: close\r\n\r\n");
     // The gateway may have gone by now.
     drop(stream.write_all(text.as_bytes()).await);
+    drop(stream.shutdown().await);
 }
 
-async fn read(stream: &mut TcpStream) -> Option<Got> {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Got> {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();

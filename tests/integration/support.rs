@@ -27,6 +27,8 @@ use toolgate::{
     store::provision,
 };
 
+use crate::conformity::{self, Sent, Side};
+
 /// The master secret of every test's world.
 pub const MASTER: &str = "a master secret for tests only, long enough";
 
@@ -175,11 +177,15 @@ impl Answer {
     }
 }
 
-/// Sends a request and reads the answer.
+/// Sends a request and reads the answer, which must fit what its listener documents.
 pub async fn send(request: RequestBuilder) -> Answer {
-    let response = request.send().await.unwrap();
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
+    let sent = Sent::of(&request);
+    let response = client.execute(request).await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let bytes = response.bytes().await.unwrap().to_vec();
+    conformity::hold(&sent, status, &headers, &bytes);
     let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
     Answer {
         status,
@@ -210,6 +216,8 @@ impl World {
                 .build()
                 .unwrap(),
         };
+        conformity::know(&world.http, world.gateway.agents, Side::Agents).await;
+        conformity::know(&world.http, world.gateway.operators, Side::Operators).await;
         let owners = [
             (KeyKind::Agent, "support-bot"),
             (KeyKind::Operator, "ada"),

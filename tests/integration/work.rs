@@ -61,7 +61,13 @@ async fn every_lost_call_is_an_item_that_one_operator_resolves_once() {
     assert_eq!(items[1]["recorded_arguments"]["amount_cents"], 6);
     assert_eq!(items[1]["triggered_by"], "ticket:1");
     assert!(items[1]["outcome_detail"]["why"].is_string());
-    let page = waiting(&world, &format!("kind=reconcile&limit=1&cursor={with_key}")).await;
+    let first = "/v1/work?kind=reconcile&limit=1&format=json";
+    let first = send(world.operator("ada", Method::GET, first))
+        .await
+        .expect(200);
+    assert_eq!(first.body["data"][0]["work"], with_key);
+    let cursor = first.body["cursor"].as_str().unwrap();
+    let page = waiting(&world, &format!("kind=reconcile&limit=1&cursor={cursor}")).await;
     assert_eq!(page[0]["work"], plain);
 
     // Two at once: one wins.

@@ -1,7 +1,10 @@
 //! `/v1/approvals`: the calls that wait for people, whole, and the decisions on them. Who looks is recorded, because
 //! what is shown is the real thing.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -9,48 +12,236 @@ use axum::{
     extract::{Query, State},
 };
 use http::HeaderMap;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema, openapi::Object};
 
-use super::{allow, identify, reason, refused};
+use super::{
+    allow, filter, identify,
+    paging::{Page, Paging},
+    reason, refused,
+};
 use crate::{
     app::App,
-    approvals::{self, Ballot, Decidable, Decided, Next, Shown, Vote},
+    approvals::{self, Attached, Ballot, CastVote, LastCall, Need, Next, Shown, Vote},
+    call::Consequence,
+    clock::Timestamp as DateTime,
     entry::{Entry, Kind},
-    http::input::{self, Named},
+    http::{
+        input::{self, Named},
+        openapi::{dictionary::made_of, schemas},
+    },
+    ids::RunId,
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
     store::{
         self, StoreError,
-        approvals::{Filter, STATES},
+        approvals::{Filter, Listed, STATES},
     },
     visible,
 };
 
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MOST: i64 = 200;
-
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct Listing {
+    /// Only approvals in this state.
+    #[param(inline, value_type = Option<States>)]
     state: Option<String>,
+    /// Only calls of this agent.
+    #[param(inline, value_type = Option<schemas::Name>)]
+    agent: Option<String>,
+    /// Only calls in this run.
+    #[param(inline, value_type = Option<schemas::Run>)]
+    run: Option<String>,
+    /// Only calls of this tool.
+    #[param(inline, value_type = Option<schemas::Name>)]
+    tool: Option<String>,
+    /// Only what waits, or waited, in this tier.
+    #[param(inline, value_type = Option<schemas::Name>)]
+    tier: Option<String>,
+    /// Only calls of tools with this consequence.
+    #[param(inline, value_type = Option<schemas::ConsequenceName>)]
+    consequence: Option<String>,
+    /// Only what the caller may approve now. A page may then be short, or empty, and still have a `cursor`.
+    #[serde(default)]
+    mine: bool,
+    /// Rows of the page.
+    #[param(inline, value_type = Option<schemas::Limit>)]
+    limit: Option<i64>,
+    /// Where the page before ended: its `cursor`.
+    #[param(inline, value_type = Option<schemas::Cursor>)]
+    cursor: Option<String>,
+}
+
+fn states() -> Object {
+    schemas::one_of(STATES)
+}
+
+struct States;
+made_of!(States, states().into());
+
+/// A parked call as an approver is shown it. Arguments are real, but for classes that its tiers do not show to the caller.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Approval {
+    approval: String,
+    call: String,
+    run: String,
+    agent: String,
+    /// The operator who answers for the agent.
+    owner: String,
+    /// Who or what started the run, as the agent says.
+    triggered_by: String,
+    /// What the run is for, as the agent says.
+    #[schema(required)]
+    purpose: Option<String>,
+    /// Why the agent makes the call: its words, not a fact.
+    #[schema(required)]
+    agent_words: Option<String>,
+    api: String,
+    tool: String,
+    #[schema(schema_with = schemas::consequence)]
+    consequence: String,
+    /// The money that it is about, in its currency, where its contract says where that stands.
+    #[schema(required)]
+    amount: Option<String>,
+    /// As they would be sent; null once the call has ended.
+    #[schema(required)]
+    arguments: Option<Value>,
+    /// What it will touch, as it was read when it was parked, where its contract wants that; null once the call has ended.
+    #[schema(required)]
+    preview: Option<Value>,
+    /// Why nobody can be shown what it is; such a call can only be denied, or expire.
+    #[schema(required)]
+    unreadable: Option<&'static str>,
+    /// What a decision must name: the keyed digest over exactly this call.
+    digest: String,
+    tiers: Vec<String>,
+    /// What each tier asks for.
+    needs: Vec<Need>,
+    votes: Vec<CastVote>,
+    /// Ids of the policies that parked it.
+    policies: Vec<String>,
+    /// Their texts, by id, as they stood then.
+    policy_texts: BTreeMap<String, String>,
+    /// What the agent did last in the same run, newest first; of one approval alone, not in a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    last_calls: Option<Vec<LastCall>>,
+    #[schema(schema_with = states)]
+    state: String,
+    /// How many calls a decision is on: this one and those attached to it.
+    calls: usize,
+    /// The identical calls that are decided with it, in the order in which they came.
+    attached: Vec<Attached>,
+    /// The approval at the head of the line in which this one waits or waited; null for a head.
+    #[schema(required)]
+    attached_to: Option<String>,
+    /// The standing permission that approved it.
+    #[schema(required)]
+    permission: Option<String>,
+    /// How far an approval may reach beyond it; null where its tiers do not allow that.
+    #[schema(required)]
+    next_at_most: Option<Next>,
+    /// Why it ended without being sent, if it did.
+    #[schema(required)]
+    explanation: Option<String>,
+    created_at: DateTime,
+    expires_at: DateTime,
+    /// Since when a halt stops its time.
+    #[schema(required)]
+    frozen_at: Option<DateTime>,
+    #[schema(required)]
+    decided_at: Option<DateTime>,
+}
+
+/// What became of a vote.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Decided {
+    approval: String,
+    call: String,
+    /// How many calls the vote is on.
+    calls: usize,
+    /// Still `pending` where more people are needed.
+    #[schema(schema_with = states)]
+    state: String,
+    #[schema(required)]
+    decided_at: Option<DateTime>,
+    /// The standing permission that came of it.
+    #[schema(required)]
+    permission: Option<String>,
+}
+
+/// The same, understood.
+struct Question {
+    state: Option<&'static str>,
     agent: Option<String>,
     run: Option<String>,
     tool: Option<String>,
     tier: Option<String>,
-    consequence: Option<String>,
-    /// Only what the caller may approve now.
-    #[serde(default)]
-    mine: bool,
-    limit: Option<i64>,
-    cursor: Option<String>,
+    consequence: Option<&'static str>,
 }
 
+impl Listing {
+    /// Reads the filters.
+    ///
+    /// # Errors
+    /// `malformed_body` that names the filter.
+    fn read(&self) -> Result<Question, Refusal> {
+        let state = filter::one_of("state", self.state.as_deref(), &STATES, |known| known)?;
+        if self.mine && state.is_some_and(|state| state != "pending") {
+            return Err(Refusal::new(
+                Reason::MalformedBody,
+                "With \"mine\", \"state\" can only be pending: nothing else can be approved.",
+            ));
+        }
+        let consequence = filter::one_of(
+            "consequence",
+            self.consequence.as_deref(),
+            &Consequence::ALL,
+            Consequence::as_str,
+        )?;
+        Ok(Question {
+            state,
+            agent: filter::name("agent", self.agent.as_deref())?,
+            run: filter::id::<RunId>("run", self.run.as_deref())?,
+            tool: filter::name("tool", self.tool.as_deref())?,
+            tier: filter::name("tier", self.tier.as_deref())?,
+            consequence: consequence.map(Consequence::as_str),
+        })
+    }
+}
+
+impl Question {
+    /// What was asked for, as it is recorded.
+    fn told(&self, mine: bool) -> Value {
+        let mut told = filter::given(&[
+            ("state", self.state),
+            ("agent", self.agent.as_deref()),
+            ("run", self.run.as_deref()),
+            ("tool", self.tool.as_deref()),
+            ("tier", self.tier.as_deref()),
+            ("consequence", self.consequence),
+        ]);
+        if mine {
+            told.insert("mine".to_owned(), json!(true));
+        }
+        told.into()
+    }
+}
+
+/// Lists approvals
+///
+/// In the order in which they were made. That they were shown is recorded.
+#[utoipa::path(get, path = "/v1/approvals", operation_id = "list_approvals", tag = "approvals", params(Listing),
+    responses((status = 200, description = "A page of approvals.", body = Page<Approval>)))]
 pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<visible::Document<Page<Approval>>>, Refusal> {
     let operator = identify(&app, &headers)?;
     allow(
         &app,
@@ -59,60 +250,28 @@ pub(in crate::http) async fn list(
         OperatorContext::Empty,
     )?;
     let listing = input::query(listing)?;
-    if listing
-        .state
-        .as_deref()
-        .is_some_and(|state| !STATES.contains(&state))
-    {
-        return Err(Refusal::new(
-            Reason::MalformedBody,
-            format!("\"state\" must be one of {}.", STATES.join(", ")),
-        ));
-    }
-    let names = [
-        &listing.agent,
-        &listing.run,
-        &listing.tool,
-        &listing.tier,
-        &listing.consequence,
-        &listing.cursor,
-    ];
-    // PostgreSQL has no text with this character, and its error would read as if it were away.
-    if names.into_iter().flatten().any(|name| name.contains('\0')) {
-        return Err(Refusal::new(
-            Reason::MalformedBody,
-            "A filter holds the character U+0000, which is in no name.",
-        ));
-    }
-    let limit = listing.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST);
-    let states: Vec<String> = listing.state.clone().into_iter().collect();
-    let tiers: Option<Vec<String>> = listing.tier.clone().map(|tier| vec![tier]);
+    let asked = listing.read()?;
+    let told = asked.told(listing.mine);
+    let wanted = (listing.limit, listing.cursor.as_deref());
+    let paging = Paging::<String>::read(&app.keyring, "approvals", &told, wanted)?;
+    let states: Vec<String> = asked.state.map(str::to_owned).into_iter().collect();
+    let tiers: Option<Vec<String>> = asked.tier.clone().map(|tier| vec![tier]);
     let filter = Filter {
         states: &states,
-        agent: listing.agent.as_deref(),
-        run: listing.run.as_deref(),
-        tool: listing.tool.as_deref(),
-        consequence: listing.consequence.as_deref(),
+        agent: asked.agent.as_deref(),
+        run: asked.run.as_deref(),
+        tool: asked.tool.as_deref(),
+        consequence: asked.consequence,
         tiers: tiers.as_deref(),
-        after: listing.cursor.as_deref(),
+        after: paging.after.as_deref(),
     };
     let page = if listing.mine {
-        if listing
-            .state
-            .as_deref()
-            .is_some_and(|state| state != "pending")
-        {
-            return Err(Refusal::new(
-                Reason::MalformedBody,
-                "With \"mine\", \"state\" can only be pending: nothing else can be approved.",
-            ));
-        }
-        approvals::decidable(&app, &operator, &filter, limit).await
+        approvals::decidable(&app, &operator, &filter, paging.limit).await
     } else {
-        page(&app, &filter, limit).await
+        page(&app, &filter, paging.limit).await
     };
-    let Decidable { rows, cursor } = page.map_err(|error| away(&error))?;
-    let has_more = cursor.is_some();
+    let Listed { rows, after } = page.map_err(|error| away(&error))?;
+    let cursor = after.map(|last| paging.cursor(&last));
     let shown = approvals::shown_all(&app, &operator, rows)
         .await
         .map_err(|error| away(&error))?;
@@ -120,46 +279,27 @@ pub(in crate::http) async fn list(
         .iter()
         .map(|shown| (shown.row.approval_id.clone(), shown.seen.clone()))
         .collect();
-    let data: Vec<Value> = shown.iter().map(to_json).collect();
-    let given = [
-        ("state", &listing.state),
-        ("agent", &listing.agent),
-        ("run", &listing.run),
-        ("tool", &listing.tool),
-        ("tier", &listing.tier),
-        ("consequence", &listing.consequence),
-    ];
-    let mut filter: serde_json::Map<String, Value> = given
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?))))
-        .collect();
-    if listing.mine {
-        filter.insert("mine".to_owned(), json!(true));
-    }
-    viewed(&app, &operator, &seen, Some(filter.into())).await?;
-    Ok(Json(
-        json!({"data": data, "has_more": has_more, "cursor": cursor}),
-    ))
+    let data = shown.into_iter().map(Approval::from).collect();
+    viewed(&app, &operator, &seen, Some(told)).await?;
+    Ok(Json(visible::Document(Page::new(data, cursor))))
 }
 
-/// A page, and where the next one begins.
-async fn page(app: &App, filter: &Filter<'_>, limit: i64) -> Result<Decidable, StoreError> {
+async fn page(app: &App, filter: &Filter<'_>, limit: i64) -> Result<Listed, StoreError> {
     let mut connection = app.pool.acquire().await?;
-    let mut rows = store::approvals::list(&mut connection, filter, limit + 1).await?;
-    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let cursor = rows
-        .last()
-        .filter(|_| has_more)
-        .map(|row| row.approval_id.clone());
-    Ok(Decidable { rows, cursor })
+    store::approvals::list(&mut connection, filter, limit).await
 }
 
+/// Shows one approval
+///
+/// That it was shown, and values of which classes, is recorded.
+#[utoipa::path(get, path = "/v1/approvals/{approval}", operation_id = "show_approval", tag = "approvals",
+    params(("approval" = String, Path, description = "The approval's id.")),
+    responses((status = 200, description = "The approval.", body = Approval)))]
 pub(in crate::http) async fn show(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<visible::Document<Approval>>, Refusal> {
     let operator = identify(&app, &headers)?;
     allow(
         &app,
@@ -178,7 +318,7 @@ pub(in crate::http) async fn show(
         None,
     )
     .await?;
-    Ok(Json(to_json(&shown)))
+    Ok(Json(visible::Document(shown.into())))
 }
 
 fn away(error: &StoreError) -> Refusal {
@@ -218,79 +358,93 @@ async fn viewed(
         .map_err(|_unrecorded| Refusal::record_unavailable())
 }
 
-/// As people read it: nothing in it hides, whatever its agent wrote.
-fn to_json(shown: &Shown) -> Value {
-    let row = &shown.row;
-    let mut document = json!({
-        "approval": row.approval_id,
-        "call": row.call_id,
-        "run": row.run_id,
-        "agent": row.agent,
-        "owner": row.owner,
-        "triggered_by": row.triggered_by,
-        "purpose": shown.purpose,
-        "agent_words": shown.words,
-        "api": row.api,
-        "tool": row.tool,
-        "consequence": row.consequence,
-        "amount": shown.amount,
-        "arguments": shown.arguments,
-        "preview": shown.preview,
-        "unreadable": shown.unreadable.then_some(approvals::UNREADABLE),
-        "digest": row.digest,
-        "tiers": shown.tiers,
-        "needs": shown.needs,
-        "votes": shown.votes,
-        "policies": row.policies,
-        "policy_texts": shown.policy_texts,
-        "state": row.state,
-        // How many calls a decision is on: this one and those attached to it.
-        "calls": shown.attached.len().saturating_add(1),
-        "attached": shown.attached,
-        "attached_to": row.attached_to,
-        "permission": row.permission_id,
-        "next_at_most": shown.next_at_most,
-        "explanation": shown.explanation,
-        "created_at": row.created_at,
-        "expires_at": row.expires_at,
-        "frozen_at": row.frozen_at,
-        "decided_at": row.decided_at,
-    });
-    if let (Some(calls), Some(document)) = (&shown.last_calls, document.as_object_mut()) {
-        document.insert("last_calls".to_owned(), json!(calls));
+impl From<Shown> for Approval {
+    fn from(shown: Shown) -> Self {
+        let row = shown.row;
+        Self {
+            approval: row.approval_id,
+            call: row.call_id,
+            run: row.run_id,
+            agent: row.agent,
+            owner: row.owner,
+            triggered_by: row.triggered_by,
+            purpose: shown.purpose,
+            agent_words: shown.words,
+            api: row.api,
+            tool: row.tool,
+            consequence: row.consequence,
+            amount: shown.amount,
+            arguments: shown.arguments,
+            preview: shown.preview,
+            unreadable: shown.unreadable.then_some(approvals::UNREADABLE),
+            digest: row.digest,
+            tiers: shown.tiers,
+            needs: shown.needs,
+            votes: shown.votes,
+            policies: row.policies,
+            policy_texts: shown.policy_texts,
+            last_calls: shown.last_calls,
+            state: row.state,
+            calls: shown.attached.len().saturating_add(1),
+            attached: shown.attached,
+            attached_to: row.attached_to,
+            permission: row.permission_id,
+            next_at_most: shown.next_at_most,
+            explanation: shown.explanation,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            frozen_at: row.frozen_at,
+            decided_at: row.decided_at,
+        }
     }
-    visible::document(&mut document);
-    document
 }
 
-#[derive(Deserialize)]
+/// A vote.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Deciding {
+    /// The `digest` of what was seen.
     digest: String,
+    /// Why, in words; it is kept, shown and recorded.
+    #[schema(min_length = 1, max_length = 2000)]
     reason: String,
     /// Whose right to use: one's own or that of an operator who lent it.
     r#for: Option<String>,
-    /// How many calls were shown, where they are more than one.
+    /// How many calls were shown, where they are more than one: `calls` of the approval.
     calls: Option<u32>,
     /// For which identical calls to come it is too.
     next: Option<Next>,
 }
 
+/// Approves a parked call
+///
+/// Once all that its tiers ask for is there, the gateway executes the call, once, and each call that is attached to it. A vote on something else than what stands is 409 `stale_digest`.
+#[utoipa::path(post, path = "/v1/approvals/{approval}/approve", operation_id = "approve_approval", tag = "approvals",
+    params(("approval" = String, Path, description = "The approval's id.")),
+    request_body(content = Deciding, example = json!({"digest": "hmac-sha256:41d0…", "reason": "the customer has called back"})),
+    responses((status = 200, description = "The vote counts.", body = Decided), (status = 409, description = "See the codes.")))]
 pub(in crate::http) async fn approve(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Decided>, Refusal> {
     decide(app, id, headers, body, Vote::Approve).await
 }
 
+/// Denies a parked call
+///
+/// One denial ends the call, unless its tier asks for more. A vote on something else than what stands is 409 `stale_digest`.
+#[utoipa::path(post, path = "/v1/approvals/{approval}/deny", operation_id = "deny_approval", tag = "approvals",
+    params(("approval" = String, Path, description = "The approval's id.")),
+    request_body(content = Deciding, example = json!({"digest": "hmac-sha256:41d0…", "reason": "the agent misread the ticket"})),
+    responses((status = 200, description = "The vote counts.", body = Decided), (status = 409, description = "See the codes.")))]
 pub(in crate::http) async fn deny(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Decided>, Refusal> {
     decide(app, id, headers, body, Vote::Deny).await
 }
 
@@ -300,7 +454,7 @@ async fn decide(
     headers: HeaderMap,
     body: Body,
     vote: Vote,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Decided>, Refusal> {
     let operator = identify(&app, &headers)?;
     let deciding: Deciding =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
@@ -326,19 +480,19 @@ async fn decide(
         ))
     });
     match voted {
-        Ok(Decided {
+        Ok(approvals::Decided {
             row,
             calls,
             permission,
             tiers: _,
-        }) => Ok(Json(json!({
-            "approval": row.approval_id,
-            "call": row.call_id,
-            "calls": calls.len(),
-            "state": row.state,
-            "decided_at": row.decided_at,
-            "permission": permission,
-        }))),
+        }) => Ok(Json(Decided {
+            approval: row.approval_id,
+            call: row.call_id,
+            calls: calls.len(),
+            state: row.state,
+            decided_at: row.decided_at,
+            permission: permission.map(|permission| permission.to_string()),
+        })),
         Err(refusal) => {
             let action = match vote {
                 Vote::Approve => "approve",

@@ -10,39 +10,81 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::HeaderMap;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Because, allow, identify, reading, reason};
+use super::{
+    Because, allow, identify,
+    paging::{Page, Paging},
+    reading, reason,
+};
 use crate::{
     app::App,
     approvals::delegations::{self, Lending},
-    clock::Timestamp,
-    http::input::{self, Named},
+    clock::Timestamp as DateTime,
+    http::{
+        input::{self, Named},
+        openapi::schemas,
+    },
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
     store::{self, StoreError, delegations::DelegationRow},
 };
 
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MOST: i64 = 200;
 /// Names in one delegation, of each kind.
 const NAMES_MOST: usize = 50;
 
-#[derive(Deserialize)]
+/// What is lent: at least one role, group or tier that one holds oneself.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Granting {
+    /// The operator to whom.
     to: String,
+    /// Roles of one's own.
     #[serde(default)]
+    #[schema(max_items = 50)]
     roles: Vec<String>,
+    /// Groups of one's own.
     #[serde(default)]
+    #[schema(max_items = 50)]
     groups: Vec<String>,
+    /// Tiers in which all that one holds is lent.
     #[serde(default)]
+    #[schema(max_items = 50)]
     tiers: Vec<String>,
-    until: Timestamp,
+    /// When it ends; later than now, and not later than the config allows.
+    until: DateTime,
+    /// Why, in words; it is kept, shown and recorded.
+    #[schema(min_length = 1, max_length = 2000)]
     reason: String,
 }
 
+/// Who lent whom what, and until when.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Delegation {
+    delegation: String,
+    from: String,
+    to: String,
+    roles: Vec<String>,
+    groups: Vec<String>,
+    tiers: Vec<String>,
+    reason: String,
+    created_at: DateTime,
+    until: DateTime,
+    /// Whether it can be used now.
+    in_force: bool,
+    #[schema(required)]
+    revoked_at: Option<DateTime>,
+    #[schema(required)]
+    revoked_by: Option<String>,
+}
+
+/// Lends one's right to vote
+#[utoipa::path(post, path = "/v1/delegations", operation_id = "grant_delegation", tag = "delegations",
+    request_body(content = Granting, example = json!({"to": "bob", "roles": ["finance"], "until": "2026-12-24T18:00:00Z", "reason": "on holiday"})),
+    responses((status = 201, description = "It is in force.", body = Delegation), (status = 429, description = "See the codes.")))]
 pub(in crate::http) async fn grant(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -74,31 +116,33 @@ pub(in crate::http) async fn grant(
         reason,
     };
     let row = delegations::grant(&app, lending).await?;
-    Ok((StatusCode::CREATED, Json(to_json(&row))).into_response())
+    Ok((StatusCode::CREATED, Json(Delegation::from(row))).into_response())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct Listing {
+    /// Rows of the page.
+    #[param(inline, value_type = Option<schemas::Limit>)]
     limit: Option<i64>,
+    /// Where the page before ended: its `cursor`.
+    #[param(inline, value_type = Option<schemas::Cursor>)]
     cursor: Option<String>,
 }
 
+/// Lists delegations
+///
 /// Everybody sees what they lent and what was lent to them; who may read approvals sees all.
+#[utoipa::path(get, path = "/v1/delegations", operation_id = "list_delegations", tag = "delegations", params(Listing),
+    responses((status = 200, description = "A page of delegations.", body = Page<Delegation>)))]
 pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     listing: Result<Query<Listing>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Page<Delegation>>, Refusal> {
     let operator = identify(&app, &headers)?;
     let listing = input::query(listing)?;
-    let cursor = listing.cursor.unwrap_or_default();
-    if cursor.contains('\0') {
-        return Err(Refusal::new(
-            Reason::MalformedBody,
-            "The cursor holds the character U+0000, which is in no id.",
-        ));
-    }
     let reads_all = app
         .policies
         .decide_operator(
@@ -108,36 +152,38 @@ pub(in crate::http) async fn list(
             OperatorContext::Empty,
         )
         .permitted;
-    let limit = listing.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST);
+    let page = (listing.limit, listing.cursor.as_deref());
+    let paging = Paging::<String>::read(&app.keyring, "delegations", &json!({}), page)?;
+    let after = paging.after.as_deref().unwrap_or_default();
     let of = (!reads_all).then_some(&*operator);
     let rows = async {
         let mut connection = app.pool.acquire().await?;
-        store::delegations::list(&mut connection, of, &cursor, limit + 1).await
+        store::delegations::list(&mut connection, of, after, paging.wanted()).await
     };
     let mut rows = rows.await.map_err(|error: StoreError| {
         tracing::warn!(%error, "delegations could not be read");
         Refusal::record_unavailable()
     })?;
-    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let cursor = rows
-        .last()
-        .filter(|_| has_more)
-        .map(|row| row.delegation_id.clone());
-    let data: Vec<Value> = rows.iter().map(to_json).collect();
+    let cursor = paging.cut(&mut rows, |last| last.delegation_id.clone());
+    let data: Vec<Delegation> = rows.into_iter().map(Delegation::from).collect();
     let what = json!({"rows": data.len()});
     reading::told(&app, &operator, "GET /v1/delegations", what).await?;
-    Ok(Json(
-        json!({"data": data, "has_more": has_more, "cursor": cursor}),
-    ))
+    Ok(Json(Page::new(data, cursor)))
 }
 
+/// Ends a delegation
+///
+/// Whoever lent it or may use it can, and others as far as the policies let them. Votes that used it no longer count.
+#[utoipa::path(delete, path = "/v1/delegations/{delegation}", operation_id = "revoke_delegation", tag = "delegations",
+    params(("delegation" = String, Path, description = "The delegation's id.")),
+    request_body(content = Because, example = json!({"reason": "back at work"})),
+    responses((status = 200, description = "It is over.", body = Delegation), (status = 409, description = "See the codes.")))]
 pub(in crate::http) async fn revoke(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Delegation>, Refusal> {
     let operator = identify(&app, &headers)?;
     let because: Because =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
@@ -151,22 +197,24 @@ pub(in crate::http) async fn revoke(
         allow(&app, &operator, OperatorAction::RevokeDelegation, context)?;
     }
     delegations::revoke(&app, row, &operator, reason).await?;
-    Ok(Json(to_json(&delegations::find(&app, &id).await?)))
+    Ok(Json(delegations::find(&app, &id).await?.into()))
 }
 
-fn to_json(row: &DelegationRow) -> Value {
-    json!({
-        "delegation": row.delegation_id,
-        "from": row.from_operator,
-        "to": row.to_operator,
-        "roles": row.roles,
-        "groups": row.groups,
-        "tiers": row.tiers,
-        "reason": row.reason,
-        "created_at": row.created_at,
-        "until": row.ends_at,
-        "in_force": row.in_force,
-        "revoked_at": row.revoked_at,
-        "revoked_by": row.revoked_by,
-    })
+impl From<DelegationRow> for Delegation {
+    fn from(row: DelegationRow) -> Self {
+        Self {
+            delegation: row.delegation_id,
+            from: row.from_operator,
+            to: row.to_operator,
+            roles: row.roles,
+            groups: row.groups,
+            tiers: row.tiers,
+            reason: row.reason,
+            created_at: row.created_at,
+            until: row.ends_at,
+            in_force: row.in_force,
+            revoked_at: row.revoked_at,
+            revoked_by: row.revoked_by,
+        }
+    }
 }

@@ -13,25 +13,26 @@ use bytes::Bytes;
 use chrono::TimeDelta;
 use futures::stream;
 use http::{HeaderMap, StatusCode, header};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
+use utoipa::ToSchema;
 
 use super::{
     allow_reading, away,
-    cursor::Cursor,
     filter::{Asked, Question},
+    paging::{Page, Paging},
     reading,
 };
 use crate::{
     app::App,
     clock::{self, Timestamp},
-    http::input,
+    http::{input, openapi::dictionary},
     reason::{Reason, Refusal},
     redaction,
     store::{
         StoreError,
-        entries::{self, Filter, Order, Room, Walk},
+        entries::{self, Filter, Order, Position, Room, Walk},
     },
 };
 
@@ -43,6 +44,30 @@ const EXPORT_LONGEST: TimeDelta = TimeDelta::hours(1);
 /// The longest value whose digest is asked for.
 const VALUE_BYTES: usize = 4 * 1024;
 
+/// An entry of the records, with its columns that are not null.
+pub(in crate::http) struct EntryRecord;
+
+dictionary::filled_schema!(
+    EntryRecord,
+    "audit.entries",
+    [
+        "instance_id",
+        "seq",
+        "recorded_at",
+        "kind",
+        "opens_call",
+        "hash"
+    ]
+);
+
+/// Lists entries of the records
+///
+/// With `Accept: application/x-ndjson` everything that matches as it stood at one moment, an entry a line, without `limit` and
+/// `cursor`; one that breaks off does so without the end of its chunks.
+#[utoipa::path(get, path = "/v1/audit/entries", operation_id = "list_entries", tag = "records", params(Asked),
+    responses((status = 200, description = "A page of entries, or all of them.",
+        content((Page<EntryRecord> = "application/json"), (String = "application/x-ndjson"))),
+        (status = 429, description = "See the codes.")))]
 pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -68,28 +93,57 @@ pub(in crate::http) async fn list(
     page(&app, &operator, &asked, question).await
 }
 
+/// Where a page of entries ended.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Place {
+    /// The end of what the first page saw: what was recorded since is not part of this walk, so that it ends.
+    until: Timestamp,
+    /// The last entry of the page.
+    at: Timestamp,
+    instance: String,
+    seq: i64,
+}
+
+impl Place {
+    fn new(until: Timestamp, last: &Position) -> Self {
+        Self {
+            until,
+            at: last.recorded_at,
+            instance: last.instance_id.clone(),
+            seq: last.seq,
+        }
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            recorded_at: self.at,
+            instance_id: self.instance.clone(),
+            seq: self.seq,
+        }
+    }
+}
+
 async fn page(
     app: &App,
     operator: &Arc<str>,
     asked: &Asked,
     mut question: Question,
 ) -> Result<Response, Refusal> {
+    let list = format!("entries {:?}", question.order);
+    let page = (asked.limit, asked.cursor.as_deref());
+    let paging = Paging::<Place>::read(&app.keyring, &list, &question.told, page)?;
     let room = Room {
-        entries: asked.limit()?,
+        entries: paging.limit,
         bytes: PAGE_BYTES,
     };
-    let list = format!("entries {:?} {}", question.order, question.told);
-    let begun = asked
-        .cursor
-        .as_deref()
-        .map(|cursor| Cursor::decode(cursor, &app.keyring, &list))
-        .transpose()?;
-    let until = begun.as_ref().map_or_else(clock::now, |begun| begun.until);
+    let begun = paging.after.as_ref();
+    let until = begun.map_or_else(clock::now, |begun| begun.until);
     // Each page is itself recorded: without an end, a walk towards now would go on for ever.
     if question.order == Order::OldestFirst {
         end_at(&mut question.filter, until);
     }
-    let after = begun.as_ref().map(Cursor::position);
+    let after = begun.map(Place::position);
     let read = async {
         let mut connection = app.reading.pool.acquire().await?;
         let (filter, order) = (&question.filter, question.order);
@@ -99,7 +153,7 @@ async fn page(
     let cursor = found
         .last()
         .filter(|_| has_more)
-        .map(|last| Cursor::new(until, last.position.clone()).encode(&app.keyring, &list));
+        .map(|last| paging.cursor(&Place::new(until, &last.position)));
     reading::told(
         app,
         operator,
@@ -231,19 +285,44 @@ impl Drop for Export {
     }
 }
 
-#[derive(Deserialize)]
+/// A value whose digests are asked for.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Hashing {
+    /// As one knows it; it is not kept.
+    #[schema(min_length = 1, max_length = 4096)]
     value: String,
 }
 
+/// The digests under which a value may stand in the records.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Digests {
+    data: Vec<FormDigest>,
+    /// All of them, for the parameter `value` of the list of entries.
+    value: String,
+}
+
+/// One of the ways in which a value is written, and its digest.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct FormDigest {
+    form: String,
+    token: String,
+}
+
+/// Gives the digests of a known value
+///
 /// From a value that the operator knows to what stands in its place in the records. It comes in a body, which is in no list of
 /// requests, and is not kept.
+#[utoipa::path(post, path = "/v1/audit/hash", operation_id = "hash", tag = "records",
+    request_body(content = Hashing, example = json!({"value": "jane@example.com"})),
+    responses((status = 200, description = "Its digests.", body = Digests)))]
 pub(in crate::http) async fn hash(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Digests>, Refusal> {
     let operator = allow_reading(&app, &headers).await?;
     let hashing: Hashing =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
@@ -262,9 +341,13 @@ pub(in crate::http) async fn hash(
         json!({"filter": {"value": digests}, "rows": 0}),
     )
     .await?;
-    let data: Vec<Value> = tokens
-        .iter()
-        .map(|(form, token)| json!({"form": form, "token": token}))
+    let value = digests.join(",");
+    let data = tokens
+        .into_iter()
+        .map(|(form, token)| FormDigest {
+            form: form.to_string(),
+            token,
+        })
         .collect();
-    Ok(Json(json!({"data": data, "value": digests.join(",")})))
+    Ok(Json(Digests { data, value }))
 }

@@ -6,47 +6,91 @@ use std::str::FromStr;
 use chrono::DateTime;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::{IntoParams, openapi::Object};
 
 use crate::{
     call::Consequence,
     clock::Timestamp,
     entry::{Decision, Kind},
+    http::openapi::{dictionary::made_of, schemas},
     ids::{ApprovalId, CallId, KillSwitchId, RunId},
     reason::{Reason, Refusal},
     store::entries::{Filter, Order},
 };
 
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MOST: i64 = 500;
 /// The longest name of an agent, an operator, an API or a tool.
 const NAME_BYTES: usize = 200;
 /// Digests of values in one question: more than a value has forms.
 const VALUES: usize = 16;
 
 /// The query string as it comes.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct Asked {
+    /// Only entries recorded at this time or later.
+    #[param(inline, value_type = Option<schemas::Time>)]
     from: Option<String>,
+    /// Only entries recorded before this time.
+    #[param(inline, value_type = Option<schemas::Time>)]
     to: Option<String>,
+    /// Only entries of this agent.
+    #[param(inline, value_type = Option<schemas::Name>)]
     agent: Option<String>,
+    /// Only entries of this run.
+    #[param(inline, value_type = Option<schemas::Run>)]
     run: Option<String>,
+    /// Only entries of this call.
+    #[param(inline, value_type = Option<schemas::Call>)]
     call: Option<String>,
+    /// Only entries of this approval.
+    #[param(inline, value_type = Option<schemas::Approval>)]
     approval: Option<String>,
+    /// Only entries of this kill switch.
+    #[param(inline, value_type = Option<schemas::KillSwitch>)]
     kill_switch: Option<String>,
+    /// Only entries of this tool.
+    #[param(inline, value_type = Option<schemas::Name>)]
     tool: Option<String>,
+    /// Only entries of this API's tools.
+    #[param(inline, value_type = Option<schemas::Name>)]
     api: Option<String>,
+    /// Only entries of tools with this consequence.
+    #[param(inline, value_type = Option<schemas::ConsequenceName>)]
     consequence: Option<String>,
+    /// Only entries of this kind.
+    #[param(inline, value_type = Option<schemas::EntryKind>)]
     kind: Option<String>,
+    /// Only entries with this decision.
+    #[param(inline, value_type = Option<schemas::DecisionName>)]
     decision: Option<String>,
+    /// Only entries with this problem code among their reasons.
+    #[param(inline, value_type = Option<schemas::Code>)]
     reason: Option<String>,
+    /// Only entries of this operator.
+    #[param(inline, value_type = Option<schemas::Name>)]
     operator: Option<String>,
+    /// Only entries of calls with this keyed digest: `hmac-sha256:` and 64 hexadecimal digits.
     digest: Option<String>,
+    /// Only entries in which a sensitive value stood: up to 16 of its keyed digests, with commas between them. `POST /v1/audit/hash` gives them; the value itself is never sent.
     value: Option<String>,
+    /// `newest` first, where nothing is said, or `oldest`.
+    #[param(inline, value_type = Option<Orders>)]
     order: Option<String>,
+    /// Rows of the page.
+    #[param(inline, value_type = Option<schemas::Limit>)]
     pub limit: Option<i64>,
+    /// Where the page before ended: its `cursor`.
+    #[param(inline, value_type = Option<schemas::Cursor>)]
     pub cursor: Option<String>,
 }
+
+fn orders() -> Object {
+    schemas::one_of(["newest", "oldest"])
+}
+
+struct Orders;
+made_of!(Orders, orders().into());
 
 /// The same, understood.
 pub(super) struct Question {
@@ -117,24 +161,27 @@ impl Asked {
             told,
         })
     }
-
-    /// How many at once.
-    ///
-    /// # Errors
-    /// `malformed_body` when it is out of bounds.
-    pub(super) fn limit(&self) -> Result<i64, Refusal> {
-        limit(self.limit)
-    }
 }
 
 /// The query string of the list of runs.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct RunsAsked {
+    /// Only runs of this agent.
+    #[param(inline, value_type = Option<schemas::Name>)]
     agent: Option<String>,
+    /// Only runs opened at this time or later.
+    #[param(inline, value_type = Option<schemas::Time>)]
     from: Option<String>,
+    /// Only runs opened before this time.
+    #[param(inline, value_type = Option<schemas::Time>)]
     to: Option<String>,
-    limit: Option<i64>,
+    /// Rows of the page.
+    #[param(inline, value_type = Option<schemas::Limit>)]
+    pub limit: Option<i64>,
+    /// Where the page before ended: its `cursor`.
+    #[param(inline, value_type = Option<schemas::Cursor>)]
     pub cursor: Option<String>,
 }
 
@@ -143,7 +190,6 @@ pub(super) struct RunsQuestion {
     pub agent: Option<String>,
     pub from: Option<Timestamp>,
     pub to: Option<Timestamp>,
-    pub limit: i64,
     /// What was asked for, as it is recorded.
     pub told: Value,
 }
@@ -165,28 +211,19 @@ impl RunsAsked {
             agent: filter.agent,
             from: filter.from,
             to: filter.to,
-            limit: limit(self.limit)?,
         })
     }
 }
 
-fn limit(asked: Option<i64>) -> Result<i64, Refusal> {
-    match asked {
-        None => Ok(LIMIT_DEFAULT),
-        Some(limit) if (1..=LIMIT_MOST).contains(&limit) => Ok(limit),
-        Some(_) => Err(wrong("limit", &format!("between 1 and {LIMIT_MOST}"))),
-    }
-}
-
 /// Never with the value that was given: it may be anything.
-fn wrong(name: &str, what: &str) -> Refusal {
+pub(super) fn wrong(name: &str, what: &str) -> Refusal {
     Refusal::new(
         Reason::MalformedBody,
         format!("\"{name}\" must be {what}. Nothing was read."),
     )
 }
 
-fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Refusal> {
+pub(super) fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Refusal> {
     text.map(|text| {
         DateTime::parse_from_rfc3339(text)
             .map(|time| time.to_utc())
@@ -195,7 +232,8 @@ fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Refusal> {
     .transpose()
 }
 
-fn name(name: &str, text: Option<&str>) -> Result<Option<String>, Refusal> {
+/// The name of something in the config or the contracts.
+pub(super) fn name(name: &str, text: Option<&str>) -> Result<Option<String>, Refusal> {
     text.map(|text| {
         let is_name = !text.is_empty()
             && text.len() <= NAME_BYTES
@@ -209,7 +247,7 @@ fn name(name: &str, text: Option<&str>) -> Result<Option<String>, Refusal> {
     .transpose()
 }
 
-fn id<T: FromStr<Err = crate::ids::NotAnId>>(
+pub(super) fn id<T: FromStr<Err = crate::ids::NotAnId>>(
     name: &str,
     text: Option<&str>,
 ) -> Result<Option<String>, Refusal> {
@@ -220,7 +258,7 @@ fn id<T: FromStr<Err = crate::ids::NotAnId>>(
     .transpose()
 }
 
-fn one_of<T: Copy>(
+pub(super) fn one_of<T: Copy>(
     name: &str,
     text: Option<&str>,
     all: &[T],
@@ -271,9 +309,16 @@ fn is_hex(text: &str, length: usize) -> bool {
             .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
+/// The filters that were given, by name: what is recorded of a question.
+pub(super) fn given(filters: &[(&str, Option<&str>)]) -> Map<String, Value> {
+    filters
+        .iter()
+        .filter_map(|(name, text)| Some(((*name).to_owned(), json!((*text)?))))
+        .collect()
+}
+
 fn told(filter: &Filter) -> Value {
-    let mut told = Map::new();
-    let texts = [
+    let mut told = given(&[
         ("agent", filter.agent.as_deref()),
         ("run", filter.run.as_deref()),
         ("call", filter.call.as_deref()),
@@ -287,12 +332,7 @@ fn told(filter: &Filter) -> Value {
         ("reason", filter.reason),
         ("operator", filter.operator.as_deref()),
         ("digest", filter.digest.as_deref()),
-    ];
-    for (name, text) in texts {
-        if let Some(text) = text {
-            told.insert(name.to_owned(), json!(text));
-        }
-    }
+    ]);
     for (name, time) in [("from", filter.from), ("to", filter.to)] {
         if let Some(time) = time {
             told.insert(name.to_owned(), json!(time));

@@ -10,16 +10,20 @@ use axum::{
 };
 use futures::FutureExt as _;
 use http::{HeaderMap, StatusCode};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{ToSchema, openapi::Object};
 
 use super::{Because, allow, identify, reading, reason};
 use crate::{
     app::App,
     audit::ActError,
-    clock,
+    clock::{self, Timestamp as DateTime},
     entry::{Entry, Kind},
-    http::input::{self, Named},
+    http::{
+        input::{self, Named},
+        openapi::schemas,
+    },
     ids::KillSwitchId,
     killswitch::{KillSwitch, Scope},
     policy::{OperatorAction, OperatorContext},
@@ -27,24 +31,90 @@ use crate::{
     store, workers,
 };
 
-#[derive(Deserialize)]
+/// What is to be halted, and why.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Pulling {
-    scope: ScopeInput,
+    scope: HaltScope,
+    /// Why, in words; it is kept, shown and recorded.
+    #[schema(min_length = 1, max_length = 2000)]
     reason: String,
 }
 
-#[derive(Deserialize)]
+/// What a halt covers.
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ScopeInput {
+pub(in crate::http) struct HaltScope {
+    #[schema(schema_with = kinds)]
     kind: String,
+    /// Which one; nothing with `everything`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
 }
 
+fn kinds() -> Object {
+    schemas::one_of(["everything", "api", "tool", "consequence", "agent", "run"])
+}
+
+impl From<&Scope> for HaltScope {
+    fn from(scope: &Scope) -> Self {
+        Self {
+            kind: scope.kind().to_owned(),
+            id: scope.id().map(str::to_owned),
+        }
+    }
+}
+
+/// A halt that holds.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Halt {
+    #[schema(value_type = String)]
+    kill_switch: KillSwitchId,
+    scope: HaltScope,
+    reason: String,
+    /// Who pulled it.
+    #[schema(value_type = String)]
+    operator: Arc<str>,
+    pulled_at: DateTime,
+    /// Just pulled: whether the database has it. Else its record follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    recorded: Option<bool>,
+    /// Just pulled: whether it holds over a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    kept: Option<bool>,
+}
+
+/// Everything that is halted, in one page.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Halts {
+    data: Vec<Halt>,
+    /// Never.
+    has_more: bool,
+}
+
+/// A halt that is over.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Released {
+    #[schema(value_type = String)]
+    kill_switch: KillSwitchId,
+    scope: HaltScope,
+    released_at: DateTime,
+}
+
+/// Lists what is halted
+///
+/// Also while the database is away; the record of who looked follows then.
+#[utoipa::path(get, path = "/v1/kill-switches", operation_id = "list_kill_switches", tag = "kill switches",
+    responses((status = 200, description = "Everything that is halted.", body = Halts)))]
 pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Halts>, Refusal> {
     let operator = identify(&app, &headers)?;
     allow(
         &app,
@@ -52,7 +122,7 @@ pub(in crate::http) async fn list(
         OperatorAction::ReadKillSwitches,
         OperatorContext::Empty,
     )?;
-    let data: Vec<Value> = app.kill_switches.all().iter().map(to_json).collect();
+    let data: Vec<Halt> = app.kill_switches.all().iter().map(Halt::from).collect();
     reading::noted(
         &app,
         &operator,
@@ -60,19 +130,32 @@ pub(in crate::http) async fn list(
         json!({"rows": data.len()}),
     )
     .await?;
-    Ok(Json(json!({"data": data, "has_more": false})))
+    Ok(Json(Halts {
+        data,
+        has_more: false,
+    }))
 }
 
-fn to_json(kill_switch: &KillSwitch) -> Value {
-    json!({
-        "kill_switch": kill_switch.id,
-        "scope": kill_switch.scope.to_json(),
-        "reason": kill_switch.reason,
-        "operator": kill_switch.operator,
-        "pulled_at": kill_switch.pulled_at,
-    })
+impl From<&KillSwitch> for Halt {
+    fn from(kill_switch: &KillSwitch) -> Self {
+        Self {
+            kill_switch: kill_switch.id.clone(),
+            scope: HaltScope::from(&kill_switch.scope),
+            reason: kill_switch.reason.clone(),
+            operator: Arc::clone(&kill_switch.operator),
+            pulled_at: kill_switch.pulled_at,
+            recorded: None,
+            kept: None,
+        }
+    }
 }
 
+/// Halts calls
+///
+/// Once this has been answered, nothing that it covers is sent, with or without the database.
+#[utoipa::path(post, path = "/v1/kill-switches", operation_id = "halt", tag = "kill switches",
+    request_body(content = Pulling, example = json!({"scope": {"kind": "tool", "id": "desk.refunds.create"}, "reason": "refunds go to the wrong account"})),
+    responses((status = 201, description = "It holds.", body = Halt)))]
 pub(in crate::http) async fn pull(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -116,12 +199,11 @@ pub(in crate::http) async fn pull(
         async move { keep(&app, kill_switch).await }
     });
     let (recorded, journaled) = keeping.await.unwrap_or_default();
-    let mut body = to_json(&kill_switch);
-    if let Some(body) = body.as_object_mut() {
-        body.insert("recorded".to_owned(), json!(recorded));
-        // Whether it holds over a restart.
-        body.insert("kept".to_owned(), json!(recorded || journaled));
-    }
+    let body = Halt {
+        recorded: Some(recorded),
+        kept: Some(recorded || journaled),
+        ..Halt::from(&kill_switch)
+    };
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }
 
@@ -180,12 +262,17 @@ async fn known(app: &App, scope: Scope) -> Result<Scope, String> {
     }
 }
 
+/// Lets go on what was halted
+#[utoipa::path(delete, path = "/v1/kill-switches/{kill_switch}", operation_id = "resume", tag = "kill switches",
+    params(("kill_switch" = String, Path, description = "The kill switch's id.")),
+    request_body(content = Because, example = json!({"reason": "the account is mended"})),
+    responses((status = 200, description = "It no longer holds.", body = Released)))]
 pub(in crate::http) async fn release(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Released>, Refusal> {
     let operator = identify(&app, &headers)?;
     let because: Because =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
@@ -221,9 +308,11 @@ pub(in crate::http) async fn release(
             ));
         }
     }
-    Ok(Json(
-        json!({"kill_switch": id, "scope": held.scope.to_json(), "released_at": now}),
-    ))
+    Ok(Json(Released {
+        kill_switch: id,
+        scope: HaltScope::from(&held.scope),
+        released_at: now,
+    }))
 }
 
 /// The record first, then the memory: a halt that is not recorded as released still holds.

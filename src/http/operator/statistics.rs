@@ -9,17 +9,19 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderMap, header};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{allow, away, identify, reading};
+use super::{allow, away, filter, identify, reading};
 use crate::{
     app::App,
-    clock::{self, Timestamp},
+    clock::{self, Timestamp as DateTime},
+    http::{input, openapi::schemas},
     metrics::{self, Gauge},
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
-    store::{self, StoreError, provision},
+    store::{self, StoreError, provision, statistics::VoterRow},
 };
 
 /// The time that is looked at where none is named.
@@ -29,25 +31,71 @@ const LONGEST: chrono::TimeDelta = chrono::TimeDelta::days(92);
 /// How long a scrape waits for the database before it goes without.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct Within {
-    from: Option<Timestamp>,
-    to: Option<Timestamp>,
+    /// Votes at this time or later; a day before `to` where nothing is said, and 92 days at the most.
+    #[param(inline, value_type = Option<schemas::Time>)]
+    from: Option<String>,
+    /// Votes before this time; now where nothing is said.
+    #[param(inline, value_type = Option<schemas::Time>)]
+    to: Option<String>,
 }
 
+/// How quickly each operator decided in a time.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Statistics {
+    from: DateTime,
+    to: DateTime,
+    /// Whoever voted in that time.
+    operators: Vec<Voter>,
+}
+
+/// One operator's votes in a time. A line of identical calls counts once.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Voter {
+    operator: String,
+    approvals: i64,
+    denials: i64,
+    /// Calls that those approvals were on.
+    calls_approved: i64,
+    /// Half of the votes came sooner than this after the parking.
+    median_seconds: f64,
+    approvals_under_five_seconds: i64,
+}
+
+impl From<VoterRow> for Voter {
+    fn from(row: VoterRow) -> Self {
+        Self {
+            operator: row.operator,
+            approvals: row.approvals,
+            denials: row.denials,
+            calls_approved: row.calls_approved,
+            median_seconds: row.median_seconds,
+            approvals_under_five_seconds: row.approvals_under_five_seconds,
+        }
+    }
+}
+
+/// Says how quickly people decide
+///
+/// Each operator's votes in a time, from the records.
+#[utoipa::path(get, path = "/v1/approvals/statistics", operation_id = "approval_statistics", tag = "approvals", params(Within),
+    responses((status = 200, description = "The votes by operator.", body = Statistics)))]
 pub(in crate::http) async fn approvals(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     within: Result<Query<Within>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Statistics>, Refusal> {
     let operator = identify(&app, &headers)?;
     let action = OperatorAction::ReadApprovals;
     allow(&app, &operator, action, OperatorContext::Empty)?;
-    let Query(within) =
-        within.map_err(|error| Refusal::new(Reason::MalformedBody, error.body_text()))?;
-    let to = within.to.unwrap_or_else(clock::now);
-    let from = within.from.unwrap_or(to - DAY);
+    let within = input::query(within)?;
+    let to = filter::time("to", within.to.as_deref())?.unwrap_or_else(clock::now);
+    let from = filter::time("from", within.from.as_deref())?.unwrap_or(to - DAY);
     if from >= to || to - from > LONGEST {
         return Err(Refusal::new(
             Reason::MalformedBody,
@@ -59,27 +107,21 @@ pub(in crate::http) async fn approvals(
         store::statistics::voters(&mut connection, from, to).await
     };
     let rows = rows.await.map_err(|error: StoreError| away(&error))?;
-    let operators: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            json!({
-                "operator": row.operator,
-                "approvals": row.approvals,
-                "denials": row.denials,
-                "calls_approved": row.calls_approved,
-                "median_seconds": row.median_seconds,
-                "approvals_under_five_seconds": row.approvals_under_five_seconds,
-            })
-        })
-        .collect();
+    let operators: Vec<Voter> = rows.into_iter().map(Voter::from).collect();
     let what = json!({"rows": operators.len(), "from": from, "to": to});
     reading::told(&app, &operator, "GET /v1/approvals/statistics", what).await?;
-    Ok(Json(
-        json!({"from": from, "to": to, "operators": operators}),
-    ))
+    Ok(Json(Statistics {
+        from,
+        to,
+        operators,
+    }))
 }
 
-/// Counts only, so that a scrape is no entry; a refused one is.
+/// Counts
+///
+/// Since the gateway's start, and how things stand now, in the text format of Prometheus. A scrape is no entry of the records; a refused one is.
+#[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "gateway",
+    responses((status = 200, description = "Samples by name and labels.", body = String, content_type = "text/plain")))]
 pub(in crate::http) async fn metrics(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

@@ -13,13 +13,14 @@ use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
+use utoipa::IntoParams;
 
 use super::{allow, identify};
 use crate::{
     app::App,
     delivery::{Filter, Following, Opening},
     entry::{Entry, Kind},
-    http::input,
+    http::{input, openapi::schemas},
     policy::{OperatorAction, OperatorContext},
     reason::{Reason, Refusal},
 };
@@ -33,14 +34,29 @@ const UNREAD: usize = 64;
 /// … and how long a full queue may stay full.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct Wanted {
+    /// Only approvals that wait, or waited, in this tier.
+    #[param(inline, value_type = Option<schemas::Name>)]
     tier: Option<String>,
+    /// Only calls of this agent.
+    #[param(inline, value_type = Option<schemas::Name>)]
     agent: Option<String>,
+    /// Only calls of this tool.
+    #[param(inline, value_type = Option<schemas::Name>)]
     tool: Option<String>,
 }
 
+/// Follows the approvals
+///
+/// Server-sent events, without arguments: `open` first, then each as it comes. After `missed`, list what waits again. `end` says why
+/// the stream is over.
+#[utoipa::path(get, path = "/v1/approvals/stream", operation_id = "follow_approvals", tag = "approvals",
+    params(Wanted, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen: what came after it is told first.")),
+    responses((status = 200, description = "Events without an end.", body = String, content_type = "text/event-stream"),
+        (status = 429, description = "See the codes.")))]
 pub(in crate::http) async fn follow(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

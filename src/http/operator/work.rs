@@ -10,48 +10,93 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema, openapi::Object};
 
-use super::{allow, identify, refused};
+use super::{
+    allow, filter, identify,
+    paging::{Page, Paging},
+    refused,
+};
 use crate::{
     app::App,
     clock,
     entry::{Entry, Kind},
-    http::input::{self, Named},
+    http::{
+        input::{self, Named},
+        openapi::{dictionary::made_of, schemas},
+    },
     ids::CallId,
     policy::{OperatorAction, OperatorContext, OperatorResource},
     reason::{Reason, Refusal},
-    resolving::{self, Finding, export},
+    resolving::{
+        self, Finding,
+        export::{self, WorkItem},
+    },
     store::work::{Filter, WorkRow},
 };
 
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MOST: i64 = 500;
+const KINDS: [&str; 2] = ["reconcile", "manual"];
+const STATES: [&str; 6] = ["waiting", "open", "claimed", "resolved", "withdrawn", "all"];
+const FORMATS: [&str; 2] = ["json", "csv"];
 /// The longest evidence and note, in bytes.
 const TEXT_BYTES: usize = 2_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(in crate::http) struct Listing {
+    /// Only items of this kind: `reconcile` for calls whose answer was lost, `manual` for calls to be done by hand.
+    #[param(inline, value_type = Option<Kinds>)]
     kind: Option<String>,
+    /// Only items in this state; `waiting`, which is `open` or `claimed`, where nothing is said.
+    #[param(inline, value_type = Option<States>)]
     state: Option<String>,
+    /// Only calls of this agent.
+    #[param(inline, value_type = Option<schemas::Name>)]
     agent: Option<String>,
+    /// Only calls of this tool.
+    #[param(inline, value_type = Option<schemas::Name>)]
     tool: Option<String>,
+    /// Rows of the page.
+    #[param(inline, value_type = Option<schemas::Limit>)]
     limit: Option<i64>,
+    /// Where the page before ended: its `cursor`.
+    #[param(inline, value_type = Option<schemas::Cursor>)]
     cursor: Option<String>,
+    /// In which form; `json` where nothing is said.
+    #[param(inline, value_type = Option<Formats>)]
     format: Option<String>,
 }
 
-fn one_of(name: &str, value: Option<&str>, known: &[&str]) -> Result<(), Refusal> {
-    if value.is_none_or(|value| known.contains(&value)) {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Reason::MalformedBody,
-        format!("\"{name}\" must be one of {}.", known.join(", ")),
-    ))
+fn kinds() -> Object {
+    schemas::one_of(KINDS)
 }
 
+struct Kinds;
+made_of!(Kinds, kinds().into());
+
+fn states() -> Object {
+    schemas::one_of(STATES)
+}
+
+struct States;
+made_of!(States, states().into());
+
+fn formats() -> Object {
+    schemas::one_of(FORMATS)
+}
+
+struct Formats;
+made_of!(Formats, formats().into());
+
+/// Lists what waits for people
+///
+/// Calls whose answer was lost, and calls to be done by hand, in the order in which they were made. That they were shown is recorded.
+#[utoipa::path(get, path = "/v1/work", operation_id = "list_work", tag = "work", params(Listing),
+    responses((status = 200, description = "A page of items; as CSV with a heading line.",
+        content((Page<WorkItem> = "application/json"), (String = "text/csv")),
+        headers(("Link" = String, description = "With CSV: the next page, as RFC 8288 has it.")))))]
 pub(in crate::http) async fn list(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -61,62 +106,71 @@ pub(in crate::http) async fn list(
     let context = OperatorContext::Empty;
     allow(&app, &operator, OperatorAction::ReadWork, context)?;
     let listing = input::query(listing)?;
-    one_of("kind", listing.kind.as_deref(), &["reconcile", "manual"])?;
-    let states = ["waiting", "open", "claimed", "resolved", "withdrawn", "all"];
-    one_of("state", listing.state.as_deref(), &states)?;
-    one_of("format", listing.format.as_deref(), &["json", "csv"])?;
-    let names = [&listing.agent, &listing.tool, &listing.cursor];
-    // PostgreSQL has no text with this character, and its error would read as if it were away.
-    if names.into_iter().flatten().any(|name| name.contains('\0')) {
-        return Err(Refusal::new(
-            Reason::MalformedBody,
-            "A filter holds the character U+0000, which is in no name.",
-        ));
-    }
-    let limit = listing.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MOST);
+    let kind = filter::one_of("kind", listing.kind.as_deref(), &KINDS, |known| known)?;
+    let state = filter::one_of("state", listing.state.as_deref(), &STATES, |known| known)?;
+    let format = filter::one_of("format", listing.format.as_deref(), &FORMATS, |known| known)?;
+    let agent = filter::name("agent", listing.agent.as_deref())?;
+    let tool = filter::name("tool", listing.tool.as_deref())?;
+    let mut told = filter::given(&[
+        ("kind", kind),
+        ("state", state),
+        ("agent", agent.as_deref()),
+        ("tool", tool.as_deref()),
+    ]);
+    let list = Value::Object(told.clone());
+    let page = (listing.limit, listing.cursor.as_deref());
+    let paging = Paging::<String>::read(&app.keyring, "work", &list, page)?;
     let filter = Filter {
-        kind: listing.kind.as_deref(),
-        state: Some(listing.state.as_deref().unwrap_or("waiting")).filter(|state| *state != "all"),
-        agent: listing.agent.as_deref(),
-        tool: listing.tool.as_deref(),
+        kind,
+        state: Some(state.unwrap_or("waiting")).filter(|state| *state != "all"),
+        agent: agent.as_deref(),
+        tool: tool.as_deref(),
         call: None,
-        after: listing.cursor.as_deref(),
+        after: paging.after.as_deref(),
     };
-    let mut rows = resolving::list(&app, &filter, limit + 1).await?;
-    let has_more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let cursor = rows
-        .last()
-        .filter(|_| has_more)
-        .map(|row| row.call_id.clone());
+    let mut rows = resolving::list(&app, &filter, paging.wanted()).await?;
+    let cursor = paging.cut(&mut rows, |last| last.call_id.clone());
     let seen: Vec<&str> = rows.iter().map(|row| row.call_id.as_str()).collect();
-    let given = [
-        ("kind", &listing.kind),
-        ("state", &listing.state),
-        ("agent", &listing.agent),
-        ("tool", &listing.tool),
-        ("format", &listing.format),
-    ];
-    let asked: Map<String, Value> = given
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), json!(value.as_ref()?))))
-        .collect();
+    told.extend(filter::given(&[("format", format)]));
     let entry = Entry {
         operator: Some(operator),
         decided_at: Some(clock::now()),
-        detail: Some(json!({ "work": seen, "filter": asked, "request": "GET /v1/work" })),
+        detail: Some(json!({ "work": seen, "filter": told, "request": "GET /v1/work" })),
         ..Entry::new(Kind::WorkViewed)
     };
     viewed(&app, entry).await?;
-    let data: Vec<Value> = rows.iter().map(export::to_json).collect();
-    if listing.format.as_deref() == Some("csv") {
-        return Ok(as_csv(&data, cursor.as_deref()));
+    let data: Vec<WorkItem> = rows.iter().map(WorkItem::of).collect();
+    if format == Some("csv") {
+        let next = cursor.map(|cursor| listing.next(&cursor));
+        return Ok(as_csv(&data, next.as_deref()));
     }
-    Ok(Json(json!({"data": data, "has_more": has_more, "cursor": cursor})).into_response())
+    Ok(Json(Page::new(data, cursor)).into_response())
+}
+
+impl Listing {
+    /// The query string of the next page.
+    fn next(&self, cursor: &str) -> String {
+        let limit = self.limit.map(|limit| limit.to_string());
+        let given = [
+            ("format", self.format.as_deref()),
+            ("kind", self.kind.as_deref()),
+            ("state", self.state.as_deref()),
+            ("agent", self.agent.as_deref()),
+            ("tool", self.tool.as_deref()),
+            ("limit", limit.as_deref()),
+            ("cursor", Some(cursor)),
+        ];
+        let given = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(given)
+            .finish()
+    }
 }
 
 /// What does not fit into one page is named by the header `Link` (RFC 8288), because CSV has no place for it.
-fn as_csv(data: &[Value], cursor: Option<&str>) -> Response {
+fn as_csv(data: &[WorkItem], next: Option<&str>) -> Response {
     let mut response = Response::new(Body::from(export::csv(data)));
     let headers = response.headers_mut();
     headers.insert(
@@ -132,18 +186,22 @@ fn as_csv(data: &[Value], cursor: Option<&str>) -> Response {
         HeaderValue::from_static("nosniff"),
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let link = cursor.map(|cursor| format!("</v1/work?format=csv&cursor={cursor}>; rel=\"next\""));
+    let link = next.map(|query| format!("</v1/work?{query}>; rel=\"next\""));
     if let Some(Ok(link)) = link.as_deref().map(HeaderValue::from_str) {
         headers.insert(header::LINK, link);
     }
     response
 }
 
+/// Shows one item
+#[utoipa::path(get, path = "/v1/work/{work}", operation_id = "show_work", tag = "work",
+    params(("work" = String, Path, description = "The call's id.")),
+    responses((status = 200, description = "The item.", body = WorkItem)))]
 pub(in crate::http) async fn show(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<WorkItem>, Refusal> {
     let operator = identify(&app, &headers)?;
     let context = OperatorContext::Empty;
     allow(&app, &operator, OperatorAction::ReadWork, context)?;
@@ -191,16 +249,16 @@ async fn whole(
     call: &CallId,
     row: &WorkRow,
     operator: &Arc<str>,
-) -> Result<Value, Refusal> {
-    let mut item = export::to_json(row);
+) -> Result<WorkItem, Refusal> {
     let opened = resolving::real_arguments(app, call, row, operator).await?;
-    if let (Some(item), Some(opened)) = (item.as_object_mut(), opened) {
-        item.insert("arguments".to_owned(), opened.arguments);
-        if let Some(preview) = opened.preview {
-            item.insert("preview".to_owned(), preview);
-        }
-    }
-    Ok(item)
+    let (arguments, preview) = opened.map_or((None, None), |opened| {
+        (Some(opened.arguments), opened.preview)
+    });
+    Ok(WorkItem {
+        arguments,
+        preview,
+        ..WorkItem::of(row)
+    })
 }
 
 /// Runs an act in a task of its own, so that an operator who hangs up does not stop it half-way.
@@ -232,11 +290,17 @@ async fn act<T: Send + 'static>(
     })
 }
 
+/// Claims an item
+///
+/// Nobody else can claim it until its lease is over, and the gateway never sends what was claimed. The answer has the real arguments.
+#[utoipa::path(post, path = "/v1/work/{work}/claim", operation_id = "claim_work", tag = "work",
+    params(("work" = String, Path, description = "The call's id.")),
+    responses((status = 200, description = "It is the caller's.", body = WorkItem), (status = 409, description = "See the codes.")))]
 pub(in crate::http) async fn claim(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<WorkItem>, Refusal> {
     let operator = identify(&app, &headers)?;
     let work = {
         let (app, id, operator) = (Arc::clone(&app), id.clone(), Arc::clone(&operator));
@@ -246,18 +310,28 @@ pub(in crate::http) async fn claim(
     whole(&app, &call, &row, &operator).await.map(Json)
 }
 
-#[derive(Deserialize)]
+/// Why an item is given back.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Releasing {
+    /// In words; it is kept, shown and recorded.
+    #[schema(min_length = 1, max_length = 2000)]
     note: String,
 }
 
+/// Gives an item back
+///
+/// A call that was to be done by hand stays so.
+#[utoipa::path(post, path = "/v1/work/{work}/release", operation_id = "release_work", tag = "work",
+    params(("work" = String, Path, description = "The call's id.")),
+    request_body(content = Releasing, example = json!({"note": "the desk is closed today"})),
+    responses((status = 200, description = "It is open again.", body = WorkItem), (status = 409, description = "See the codes.")))]
 pub(in crate::http) async fn release(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<WorkItem>, Refusal> {
     let operator = identify(&app, &headers)?;
     let releasing: Releasing =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
@@ -267,32 +341,49 @@ pub(in crate::http) async fn release(
         async move { resolving::release(&app, &id, &operator, note).await }
     };
     let row = act(&app, &operator, work).await?;
-    Ok(Json(export::to_json(&row)))
+    Ok(Json(WorkItem::of(&row)))
 }
 
-#[derive(Deserialize)]
+/// What an operator says became of a call.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Resolving {
     found: Found,
+    /// Of an executed call: the status with which the API answered, if that is known.
     status: Option<u16>,
+    /// Of an executed call: the API's answer, held to the contract. The agent gets it.
     result: Option<Value>,
+    /// Where it can be seen.
+    #[schema(min_length = 1, max_length = 2000)]
     evidence: String,
+    /// In words; it is kept, shown and recorded.
+    #[schema(min_length = 1, max_length = 2000)]
     note: String,
 }
 
-#[derive(Deserialize, PartialEq, Eq)]
+/// Whether the API has executed a call.
+#[derive(Deserialize, ToSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 enum Found {
     Executed,
     NotExecuted,
 }
 
+/// Says what became of a call
+///
+/// Once. The agent gets that answer, marked, and the gateway never sends the call.
+#[utoipa::path(post, path = "/v1/work/{work}/resolve", operation_id = "resolve_work", tag = "work",
+    params(("work" = String, Path, description = "The call's id.")),
+    request_body(content = Resolving, example = json!({"found": "executed", "status": 201, "result": {"refund": "rf_7", "status": "succeeded"},
+        "evidence": "https://desk.example.com/refunds/rf_7", "note": "done in the back office"})),
+    responses((status = 200, description = "It is resolved.", body = WorkItem), (status = 409, description = "See the codes."),
+        (status = 422, description = "See the codes.")))]
 pub(in crate::http) async fn resolve(
     State(app): State<Arc<App>>,
     Named(id): Named,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<WorkItem>, Refusal> {
     let operator = identify(&app, &headers)?;
     let given: Resolving =
         input::json(&headers, body, app.config.limits.client_read_timeout).await?;
@@ -308,7 +399,7 @@ pub(in crate::http) async fn resolve(
         async move { resolving::resolve(&app, &id, &operator, finding).await }
     };
     let row = act(&app, &operator, work).await?;
-    Ok(Json(export::to_json(&row)))
+    Ok(Json(WorkItem::of(&row)))
 }
 
 /// What an operator gives as evidence or note, without what the detectors know: it is kept, shown and recorded in clear.
