@@ -159,7 +159,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Refusal,
         Self::Parked,
         Self::Intent,
@@ -194,6 +194,7 @@ impl Kind {
         Self::PermissionGranted,
         Self::PermissionUsed,
         Self::PermissionRevoked,
+        Self::ChainSigned,
     ];
 
     /// The name in the table.
