@@ -96,7 +96,7 @@ pub fn hold(sent: &Sent, status: u16, headers: &HeaderMap, body: &[u8]) {
             "{what} with {kind:?}, which is not documented"
         );
     }
-    if kind.ends_with("json") {
+    if kind == "application/json" || kind.ends_with("+json") {
         let body: Value = serde_json::from_slice(body).unwrap();
         fits(document, &content["schema"], &body, &what);
     }

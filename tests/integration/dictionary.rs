@@ -4,7 +4,10 @@
 use std::fmt::Write as _;
 
 use sqlx::{PgConnection, Row as _};
-use toolgate::entry::{Decision, Kind};
+use toolgate::{
+    entry::{Decision, Kind},
+    reason::Reason,
+};
 
 use crate::{records::connect, support::new_database};
 
@@ -108,4 +111,16 @@ async fn every_kind_of_entry_and_every_decision_can_be_asked_for() {
     assert_eq!(sorted(kinds), sorted(row.get(0)));
     let decisions = Decision::ALL.map(|decision| decision.as_str().to_owned());
     assert_eq!(sorted(decisions.to_vec()), sorted(row.get(1)));
+}
+
+/// Nor can a reason; nor is it counted, or documented.
+#[test]
+fn every_reason_is_listed_in_its_order() {
+    let listed: Vec<usize> = Reason::ALL
+        .into_iter()
+        .map(|reason| reason as usize)
+        .collect();
+    // The last one that is declared.
+    let all: Vec<usize> = (0..=Reason::Internal as usize).collect();
+    assert_eq!(listed, all);
 }

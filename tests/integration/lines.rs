@@ -47,6 +47,45 @@ pub async fn decide(world: &World, who: &str, approval: &str, verb: &str, more: 
 }
 
 #[tokio::test]
+async fn what_is_attached_takes_no_place_of_a_page() {
+    let world = World::shipped().await;
+    let mut heads = Vec::new();
+    for amount in [25_000, 25_001, 25_002] {
+        let mut approvals = Vec::new();
+        for key in 0..4 {
+            let parked = parked(&world, None, amount, &format!("{amount}-{key}")).await;
+            approvals.push(parked.1);
+        }
+        heads.push(json!(approvals[0]));
+    }
+    for narrowed in ["", "&tier=finance", "&agent=support-bot&tier=finance"] {
+        let path = format!("/v1/approvals?state=pending&limit=3{narrowed}");
+        let page = send(world.operator("ada", Method::GET, &path))
+            .await
+            .expect(200);
+        let data = page.body["data"].as_array().unwrap();
+        let listed: Vec<&Value> = data.iter().map(|row| &row["approval"]).collect();
+        assert_eq!(listed, heads.iter().collect::<Vec<_>>(), "{narrowed}");
+        assert_eq!(page.body["has_more"], false, "{narrowed}");
+    }
+    // Page by page each comes once, though a page may lead on to an empty one.
+    let (mut listed, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/v1/approvals?state=pending&limit=1{cursor}");
+        let page = send(world.operator("ada", Method::GET, &path))
+            .await
+            .expect(200);
+        let data = page.body["data"].as_array().unwrap();
+        listed.extend(data.iter().map(|row| row["approval"].clone()));
+        let Some(next) = page.body["cursor"].as_str() else {
+            break;
+        };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(listed, heads);
+}
+
+#[tokio::test]
 async fn identical_calls_are_one_line_and_are_approved_as_many_as_were_shown() {
     let world = World::shipped().await;
     let run = world.run().await;

@@ -9,16 +9,19 @@ use toolgate::clock;
 
 use crate::{
     delivery,
+    lines::{FINANCE, decide, keyed},
+    permissions::ALLOWED,
     receiver::{Behaviour, Receiver},
     support::{Answer, World, send},
 };
 
 /// Each list that is read page by page, a filter that leaves at least two of its rows, and one that it knows as well.
-const LISTS: [(&str, &str, &str); 6] = [
+const LISTS: [(&str, &str, &str); 7] = [
     ("/v1/approvals", "state=pending", "agent=support-bot"),
     ("/v1/audit/entries", "agent=support-bot", "order=oldest"),
     ("/v1/delegations", "", ""),
     ("/v1/deliveries", "destination=people", "state=dead"),
+    ("/v1/permissions", "agent=support-bot", "in_force=true"),
     ("/v1/runs", "agent=support-bot", "agent=platform-bot"),
     (
         "/v1/work",
@@ -31,7 +34,8 @@ const LISTS: [(&str, &str, &str); 6] = [
 async fn filled() -> (World, Receiver) {
     let receiver = Receiver::start().await;
     receiver.always(Some(Behaviour::Answer("503 Service Unavailable")));
-    let setup = delivery::with(&delivery::hook("people", &receiver, "")).tool(
+    let setup = delivery::with(&delivery::hook("people", &receiver, "")).config(FINANCE, ALLOWED);
+    let setup = setup.tool(
         "desk.yaml",
         "body: { formats: [json, form] }",
         "while_halted: work_list\n    body: { formats: [json, form] }",
@@ -44,6 +48,13 @@ async fn filled() -> (World, Receiver) {
         let lending = json!({"to": "bob", "roles": ["finance"], "until": until, "reason": "away"});
         let lend = world.operator("ada", Method::POST, "/v1/delegations");
         send(lend.json(&lending)).await.expect(201);
+        let waiting = keyed(&world, None, amount + 10, &format!("ahead-{amount}")).await;
+        let waiting = waiting.problem(403, "approval_required");
+        let approval = waiting.body["approval"].as_str().unwrap();
+        let next = json!({"next": {"calls": 1, "seconds": 600}});
+        let decided = decide(&world, "ada", approval, "approve", next).await;
+        assert!(decided.expect(200).body["permission"].is_string());
+        world.ended(waiting.body["call"].as_str().unwrap()).await;
     }
     world.halt(json!({"kind": "everything"})).await;
     for amount in [1_201, 1_202, 1_203] {

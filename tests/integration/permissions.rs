@@ -15,7 +15,7 @@ use crate::{
     support::{Answer, Setup, World, send},
 };
 
-const ALLOWED: &str = "requires: [{ role: finance, approvals: 1 }]\n    standing_permissions: { max_calls: 200, max_seconds: 600 }\n    expires_in_seconds: 3600";
+pub const ALLOWED: &str = "requires: [{ role: finance, approvals: 1 }]\n    standing_permissions: { max_calls: 200, max_seconds: 600 }\n    expires_in_seconds: 3600";
 const BY_TWO: &str = "requires: [{ role: finance, approvals: 2 }]\n    standing_permissions: { max_calls: 10, max_seconds: 600 }\n    expires_in_seconds: 3600";
 
 fn setup() -> Setup {

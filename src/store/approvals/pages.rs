@@ -9,7 +9,7 @@ use super::{ApprovalRow, STATES};
 use crate::store::StoreError;
 
 /// What a list shows.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 #[expect(missing_docs, reason = "each narrows the list to rows with that value")]
 pub struct Filter<'a> {
     /// Any of these; none for all.
@@ -24,8 +24,8 @@ pub struct Filter<'a> {
     pub after: Option<&'a str>,
 }
 
-/// Rows looked at in each state and tier where no index is for all filters together, and of those that wait, whose indexes hold
-/// what is attached to the head of a line as well.
+/// Rows looked at in each state and tier where no index is for all filters together, or where what is attached in lines takes
+/// the place of a page's rows.
 const LOOK: i64 = 1_000;
 
 impl Filter<'_> {
@@ -54,6 +54,31 @@ pub async fn list(
     filter: &Filter<'_>,
     limit: i64,
 ) -> Result<Listed, StoreError> {
+    if !filter.has_its_index() {
+        return look_at(connection, filter, limit, LOOK.max(limit + 1)).await;
+    }
+    let mut page = look_at(connection, filter, limit, limit + 1).await?;
+    let left = limit - i64::try_from(page.rows.len()).unwrap_or(limit);
+    if let (Some(after), 1..) = (&page.after, left) {
+        // What is attached stands in the same indexes as the heads.
+        let behind = Filter {
+            after: Some(after),
+            ..*filter
+        };
+        let further = look_at(connection, &behind, left, LOOK.max(left + 1)).await?;
+        page.rows.extend(further.rows);
+        page.after = further.after;
+    }
+    Ok(page)
+}
+
+/// A page of at most `limit` rows out of the first `look` of each state and tier.
+async fn look_at(
+    connection: &mut PgConnection,
+    filter: &Filter<'_>,
+    limit: i64,
+    look: i64,
+) -> Result<Listed, StoreError> {
     let all = STATES.map(str::to_owned);
     let states = if filter.states.is_empty() {
         &all
@@ -68,11 +93,6 @@ pub async fn list(
         None => vec![(state, None)],
     });
     for (state, tier) in ways {
-        let look = if filter.has_its_index() && state != "pending" {
-            limit + 1
-        } else {
-            LOOK.max(limit + 1)
-        };
         let found = match tier {
             Some(tier) => in_tier(connection, filter, (state, tier), look).await?,
             None => in_state(connection, filter, state, look).await?,
