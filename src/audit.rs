@@ -132,9 +132,9 @@ impl Recorder {
         redactor: Arc<Redactor>,
         checkpoints: Checkpoints,
     ) -> Result<Self, StoreError> {
-        let connection = open_patiently(&options).await?;
+        let mut connection = open_patiently(&options).await?;
         // After the lock: so the ids of gateways rise in the order in which they served.
-        let instance = InstanceId::generate();
+        let instance = signed::new_instance(&mut connection).await?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let healthy = Arc::new(AtomicBool::new(true));
         let metrics = Arc::new(Metrics::default());

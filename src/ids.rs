@@ -137,6 +137,19 @@ id!(
 );
 
 impl InstanceId {
+    /// A new id, later in order than `newest`, also where the clock was set back since that was made: then it says a moment after
+    /// that one's.
+    pub fn generate_after(newest: &Self) -> Self {
+        let made = Self::generate();
+        if made.as_str() > newest.as_str() {
+            return made;
+        }
+        let ms = u64::try_from(newest.unix_ms()).unwrap_or(0) + 1;
+        let nanos = u32::try_from(ms % 1_000).unwrap_or(0) * 1_000_000;
+        let moment = uuid::Timestamp::from_unix(uuid::NoContext, ms / 1_000, nanos);
+        Self(encode("inst", Uuid::new_v7(moment)))
+    }
+
     /// When it was made, in milliseconds since the beginning of 1970 (RFC 9562, section 5.7).
     pub fn unix_ms(&self) -> i64 {
         let digits = self.0.bytes().rev().take(LENGTH).zip((0..).step_by(5));
@@ -160,6 +173,18 @@ mod tests {
         assert!(first.as_str().starts_with("call_"));
         assert_eq!(first.as_str().len(), "call_".len() + LENGTH);
         assert_eq!(first.as_str().parse(), Ok(first.clone()));
+    }
+
+    #[test]
+    fn an_instance_comes_after_the_newest_whatever_the_clock_says() {
+        let now = InstanceId::generate();
+        let ahead = u64::try_from(now.unix_ms()).unwrap() + 3_600_000;
+        let moment = uuid::Timestamp::from_unix(uuid::NoContext, ahead / 1_000, 0);
+        let ahead = InstanceId(encode("inst", Uuid::new_v7(moment)));
+        let next = InstanceId::generate_after(&ahead);
+        assert!(next.as_str() > ahead.as_str());
+        assert_eq!(next.unix_ms(), ahead.unix_ms() + 1);
+        assert!(InstanceId::generate_after(&now).unix_ms() < ahead.unix_ms());
     }
 
     #[test]

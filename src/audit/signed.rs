@@ -42,6 +42,26 @@ pub enum CommandError {
     },
 }
 
+/// How far the clock may have been set back since the newest instance began. What says to be later was made up, or by a clock that
+/// nobody would follow.
+const SET_BACK: TimeDelta = TimeDelta::days(31);
+
+/// The id of an instance that is about to begin: later than all that have recorded something, for by their ids the chains stand in
+/// order.
+///
+/// # Errors
+/// When the database is away.
+pub(crate) async fn new_instance(connection: &mut PgConnection) -> Result<InstanceId, StoreError> {
+    let newest = store::audit::newest_instance(connection).await?;
+    let newest = newest.and_then(|id| id.parse::<InstanceId>().ok());
+    let latest = (clock::now() + SET_BACK).timestamp_millis();
+    Ok(newest
+        .filter(|newest| newest.unix_ms() < latest)
+        .map_or_else(InstanceId::generate, |newest| {
+            InstanceId::generate_after(&newest)
+        }))
+}
+
 /// When what this instance begins with is recorded: now, and never before its id was made, which a clock that is set back between the
 /// two could otherwise say.
 pub(super) fn beginning_of(instance: &InstanceId) -> Timestamp {
@@ -86,7 +106,7 @@ pub(crate) async fn record_command(
             recorded: recorded.map_or_else(|| "none yet".to_owned(), |key| key.to_string()),
         });
     }
-    let instance = InstanceId::generate();
+    let instance = new_instance(connection).await?;
     let at = beginning_of(&instance);
     let first = entry.row(instance.as_str(), 1, at);
     let hash = chain::hash(&chain::START, &first);

@@ -208,6 +208,17 @@ pub struct Head {
     pub hash: Option<Vec<u8>>,
 }
 
+/// The latest in order of all instances that have recorded something.
+///
+/// # Errors
+/// When the database is away.
+pub async fn newest_instance(connection: &mut PgConnection) -> Result<Option<String>, StoreError> {
+    let found = sqlx::query_scalar!("SELECT max(instance_id) FROM audit.entries")
+        .fetch_one(connection)
+        .await?;
+    Ok(found)
+}
+
 /// The heads of the last gateway before this one and of everything that has recorded beside and after it: what the first entry
 /// of this instance names, so that no instance can be taken out or added to unseen.
 ///
