@@ -227,7 +227,7 @@ impl Old {
         };
         let role = options(role, &self.database);
         let held = held(&self.database);
-        keeping::drop_month(&role, &held, month, export, 90, by, |_| {}, |_| {}).await
+        keeping::drop_month((&role, &held), month, export, 90, by, |_| {}, |_| {}).await
     }
 
     pub async fn drop_month(&self, month: Month, export: &Path) -> Result<Dropped, KeepingError> {

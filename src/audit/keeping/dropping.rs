@@ -53,8 +53,7 @@ pub enum Dropped {
 /// [`KeepingError::Refused`] says why the month must stay and what to do about it; nothing was changed then, unless the message
 /// says so.
 pub async fn drop_month(
-    owner: &PgConnectOptions,
-    held: &Held,
+    (owner, held): (&PgConnectOptions, &Held),
     month: Month,
     export: &Path,
     keep_for_days: u32,

@@ -68,7 +68,7 @@ pub(super) async fn links(
         .map(|(instance, begun)| (instance.as_str(), begun))
         .collect();
     ends(checked, beginnings, &starts);
-    let all = beginnings.0.iter().flat_map(|(_, begun)| &begun.follows);
+    let all = beginnings.0.values().flat_map(|begun| &begun.follows);
     for known in all {
         // A start that is not right itself tells only of what is gone, and accuses nothing that stands.
         if !starts.contains_key(known.by.as_str()) && checked.contains_key(&known.instance) {

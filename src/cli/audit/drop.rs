@@ -49,8 +49,7 @@ pub(super) async fn run(args: DropArgs) -> anyhow::Result<ExitCode> {
     let held = signing::load(&config.checkpoints.key_file).map_err(CommandError::from)?;
     let bar = counting("entries read")?;
     let done = keeping::drop_month(
-        &owner,
-        &held,
+        (&owner, &held),
         args.month,
         &args.export,
         keep_for_days,
