@@ -101,9 +101,9 @@ pub const fn status_and_title(reason: Reason) -> (StatusCode, &'static str) {
 /// What an answer refuses and why, beside its document, for whoever records it.
 #[derive(Debug, Clone)]
 pub struct Told {
-    /// Why.
+    /// Why, as it is recorded.
     pub reason: Reason,
-    /// The same in words.
+    /// What whoever was refused is told.
     pub detail: String,
     /// Ids of the policies that decided.
     pub policies: Vec<String>,
@@ -205,7 +205,7 @@ fn with_status(status: StatusCode, refusal: &Refusal, call: Option<&CallId>) -> 
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     response.extensions_mut().insert(Told {
-        reason: refusal.reason,
+        reason: refusal.recorded_as.unwrap_or(refusal.reason),
         detail: refusal.detail.clone(),
         policies: refusal.policies.clone(),
         more: refusal.audit_detail.clone(),

@@ -195,6 +195,8 @@ pub struct Grounds {
     pub retry_after_seconds: Option<u64>,
     /// Methods that the path has, for a wrong one.
     pub allow: Vec<String>,
+    /// What the audit row says instead of `reason`, where whoever is refused must not learn why.
+    pub recorded_as: Option<Reason>,
     /// More for the audit row, already free of sensitive values.
     pub audit_detail: Option<Value>,
 }
@@ -213,6 +215,7 @@ impl Refusal {
             executed: Some(false),
             retry_after_seconds: None,
             allow: Vec::new(),
+            recorded_as: None,
             audit_detail: None,
         }))
     }

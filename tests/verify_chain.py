@@ -258,7 +258,7 @@ def fits(note, timeline, trusted, roots, gone):
 
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-COMMANDS = {"key_created", "partition_dropped"}
+COMMANDS = {"key_created", "partition_dropped", "work_viewed"}
 PROMPT, CLOCK = datetime.timedelta(seconds=60), datetime.timedelta(seconds=1)
 
 

@@ -22,7 +22,7 @@ use crate::{
 /// Instances whose beginnings are read at once.
 const AT_ONCE: usize = 256;
 /// What commands beside a gateway record, each in a chain of its own.
-const COMMANDS: [Kind; 2] = [Kind::KeyCreated, Kind::PartitionDropped];
+const COMMANDS: [Kind; 3] = [Kind::KeyCreated, Kind::PartitionDropped, Kind::WorkViewed];
 /// How far the time of a beginning that nobody signed may lie before that of its id: earlier versions read the clock first.
 const CLOCK: chrono::TimeDelta = chrono::TimeDelta::seconds(1);
 

@@ -458,40 +458,6 @@ impl Writer {
             (Err(error), _) => Acted::Refused(error),
         }
     }
-
-    /// The tenure of a gateway that has nothing to record goes on as long as the database answers.
-    async fn ask(&mut self) {
-        let asked_at = Instant::now();
-        let Some(connection) = self.connection.as_mut() else {
-            return;
-        };
-        match tokio::time::timeout(COMMIT_TIMEOUT, store::ping(connection)).await {
-            Ok(Ok(())) => self.tenure.confirm(asked_at),
-            Ok(Err(error)) => self.back(&error.to_string()).await,
-            Err(_elapsed) => self.back("no answer").await,
-        }
-    }
-
-    /// Connects again where nothing was being committed.
-    async fn back(&mut self, reason: &str) {
-        self.reconnect(reason).await;
-        self.stands(0).await;
-    }
-
-    async fn note_settled(&mut self) {
-        // No later than the last entry: what follows may bear its time, and never an earlier one.
-        let until = self.open.oldest().unwrap_or(self.latest);
-        let Some(connection) = self.connection.as_mut() else {
-            return;
-        };
-        let work = store::instances::settle(connection, self.chain.instance(), until);
-        let result = tokio::time::timeout(COMMIT_TIMEOUT, work)
-            .await
-            .unwrap_or_else(|_elapsed| Err(StoreError::Unavailable("no answer".to_owned())));
-        if let Err(error) = result {
-            self.back(&error.to_string()).await;
-        }
-    }
 }
 
 /// For ever where there is no such moment.

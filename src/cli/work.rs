@@ -9,9 +9,11 @@ use sqlx::{Connection as _, PgConnection};
 use super::check;
 use crate::{
     app::{RuleFiles, Rules, Setting, load_rules},
+    audit::CommandError,
     config::{self, Config, Database, ListFormat, Variables},
     database, resolving,
     resolving::export::{self, Pages, Printer, WorkItem},
+    signing,
     store::work::WorkRow,
 };
 
@@ -106,7 +108,9 @@ async fn print(
             .filter(|row| resolving::may(setting, row, operator).is_ok())
             .collect();
         let (world, keyring) = ((setting, &rules), config.keyring()?);
-        shown.extend(export::real_arguments(connection, world, &keyring, operator, &may).await?);
+        let held = signing::load(&config.checkpoints.key_file).map_err(CommandError::from)?;
+        let keys = (&held, &keyring);
+        shown.extend(export::real_arguments(connection, world, keys, operator, &may).await?);
     }
     let items: Vec<WorkItem> = rows
         .iter()

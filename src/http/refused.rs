@@ -147,6 +147,13 @@ impl Asked {
 
 /// The route without what stands in it.
 fn route(method: &str, path: &str) -> String {
+    if !path.starts_with("/v1/") {
+        // Whoever came to a route of another form; what is none is told as such (`NoRoute`).
+        return match path {
+            "/metrics" => format!("{method} /metrics"),
+            _ => format!("{method} another path"),
+        };
+    }
     let mut segments = path.split('/').skip(2);
     let (list, thing, act) = (
         segments.next().unwrap_or_default(),

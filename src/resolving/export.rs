@@ -9,12 +9,13 @@ use utoipa::ToSchema;
 use super::shown;
 use crate::{
     app::{Rules, Setting},
+    audit::{self, CommandError},
     clock::{self, Timestamp as DateTime},
     config::ListFormat,
-    entry::{Entry, Kind, chain},
-    ids::InstanceId,
+    entry::{Entry, Kind},
     redaction::Marks,
     secrets::Keyring,
+    signing::Held,
     store::{
         self, StoreError,
         work::{Filter, WorkRow},
@@ -136,14 +137,15 @@ impl Printer {
 /// no contract any more, are left out.
 ///
 /// # Errors
-/// When the database is away, or refuses the record: then nothing is shown.
+/// When the database is away, or refuses the record, or the key in the file is not the one that signs the records: then nothing is
+/// shown.
 pub async fn real_arguments(
     connection: &mut PgConnection,
     (setting, rules): (Setting<'_>, &Rules),
-    keyring: &Keyring,
+    (held, keyring): (&Held, &Keyring),
     operator: &str,
     rows: &[&WorkRow],
-) -> Result<Vec<(String, Value)>, StoreError> {
+) -> Result<Vec<(String, Value)>, CommandError> {
     let mut found = Vec::new();
     let mut classes = Map::new();
     for row in rows {
@@ -168,21 +170,17 @@ pub async fn real_arguments(
         found.push((row.call_id.clone(), opened.arguments));
     }
     let calls: Vec<&str> = found.iter().map(|(call, _)| call.as_str()).collect();
-    let (instance, now) = (InstanceId::generate(), clock::now());
     let entry = Entry {
         operator: Some(operator.into()),
-        decided_at: Some(now),
+        decided_at: Some(clock::now()),
         detail: Some(
             json!({ "arguments": true, "work": calls, "seen": classes, "exported": true }),
         ),
         ..Entry::new(Kind::WorkViewed)
     };
-    let mut transaction = connection.begin().await?;
-    // A chain of its own with one entry; the next gateway to start names it in its first.
-    let row = entry.row(instance.as_str(), 1, now);
-    let hash = chain::hash(&chain::START, &row);
-    store::audit::insert(&mut transaction, &[row], &[hash]).await?;
-    transaction.commit().await?;
+    let mut transaction = connection.begin().await.map_err(StoreError::from)?;
+    audit::record_command(&mut transaction, held, entry).await?;
+    transaction.commit().await.map_err(StoreError::from)?;
     Ok(found)
 }
 

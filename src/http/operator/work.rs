@@ -282,9 +282,8 @@ async fn act<T: Send + 'static>(
         if is_denied && !may_read(app, operator) {
             let mut hidden = resolving::unknown();
             hidden.policies = refusal.policies.clone();
-            hidden.audit_detail =
-                Some(json!({"action": "resolve", "because": refusal.reason.code()}));
-            return hidden;
+            hidden.recorded_as = Some(refusal.reason);
+            return refused("resolve", hidden);
         }
         refused("resolve", refusal)
     })
