@@ -137,7 +137,7 @@ async fn told(destinations: &[(&str, &Receiver, Option<&Authority>)]) -> World {
                 format!("      ca_file: {}\n", authority.file())
             });
             format!(
-                "  {name}:\n    webhook:\n      url: https://localhost:{}/hook\n      secrets: [\"${{env:HOOK_SECRET}}\"]\n      allow_private_addresses: true\n{trusted}    retry_seconds: []\n    events: [approval.created]\n",
+                "  {name}:\n    webhook:\n      url: https://localhost:{}/hook\n      secrets: [\"${{env:HOOK_SECRET}}\"]\n      allow_private_addresses: true\n{trusted}    timeout_seconds: 3\n    retry_seconds: []\n    events: [approval.created]\n",
                 receiver.address.port()
             )
         })

@@ -88,11 +88,25 @@ fn response(status: StatusCode) -> Value {
             json!({"description": about, "schema": {"type": "integer", "minimum": 0}}),
         );
     }
-    let about = "The call that this is about, where it is about one.";
-    headers.insert(
-        "Toolgate-Call".to_owned(),
-        json!({"description": about, "schema": text}),
-    );
+    for (name, about) in [
+        (
+            "Toolgate-Call",
+            "The call that this is about, where it is about one.",
+        ),
+        (
+            "Idempotency-Replayed",
+            "`true` where this is how an earlier call for the same request stands.",
+        ),
+        (
+            "Toolgate-Executed-By",
+            "Who does it, or did it, instead of the gateway, where somebody does.",
+        ),
+    ] {
+        headers.insert(
+            name.to_owned(),
+            json!({"description": about, "schema": text}),
+        );
+    }
     json!({
         "description": format!("Refused: {}.", codes.join(", ")),
         "headers": headers,

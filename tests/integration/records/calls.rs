@@ -294,7 +294,7 @@ async fn each_way_a_call_can_go_is_one_row_that_tells_it_all() {
             "last_call_at": SET,
         }),
     );
-    assert_eq!(one_row_each(&world).await, 9);
+    assert_eq!(one_row_each(&world).await, 8);
     assert_eq!(world.received("POST /refunds"), 2);
 
     let answer = send(world.refund(None, 100)).await.expect(201);
