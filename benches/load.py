@@ -419,10 +419,10 @@ def arguments():
     parser.add_argument("--rounds", type=int, help="how often everything is measured [default: 5]")
     parser.add_argument("--connections", default="1 16 64 256", help="numbers of connections [default: %(default)s]")
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured there")
-    parser.add_argument("--short", action="store_true", help="half a minute, to see that everything works")
+    parser.add_argument("--short", action="store_true", help="a minute, to see that everything works")
     parser.add_argument("--binary", metavar="FILE", help="measure this toolgate instead of building one")
     chosen = parser.parse_args()
-    chosen.seconds = chosen.seconds or (1 if chosen.short else 3)
+    chosen.seconds = chosen.seconds or 3
     chosen.rounds = chosen.rounds or (1 if chosen.short else 5)
     try:
         chosen.levels = [int(level) for level in chosen.connections.replace(",", " ").split()]
